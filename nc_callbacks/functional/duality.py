@@ -1,0 +1,133 @@
+"""NC3, self-duality: how far the rows of the classifier's weight line up with the centred class means."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nc_callbacks.functional._common import as_matrix, centred, etf_distance, same_shape
+
+
+def nc3(
+    weight: Float[Tensor, "k p"], means: Float[Tensor, "k p"], global_mean: Float[Tensor, " p"] | None = None
+) -> Float[Tensor, ""]:
+    """‖ W/‖W‖_F − M/‖M‖_F ‖_F², dimensionless, in [0, 4]; 0 at self-duality (Papyan et al. 2020).
+
+    Args:
+        weight: W, the classifier's weight.
+        means: Uncentred class means.
+        global_mean: Vector to centre at; by default the mean of the class means.
+
+    Raises:
+        ValueError: The shapes differ, or there are fewer than two classes.
+
+    Example:
+        >>> means = torch.tensor([[2.0, 0.0], [0.0, 0.0]])
+        >>> nc3(torch.tensor([[5.0, 0.0], [-5.0, 0.0]]), means)
+        tensor(0.)
+    """
+    weight, means = same_shape(weight, means)
+    means = centred(means, global_mean)
+    return (weight / weight.norm() - means / means.norm()).square().sum()
+
+
+def nc3_etf(
+    weight: Float[Tensor, "k p"], means: Float[Tensor, "k p"], global_mean: Float[Tensor, " p"] | None = None
+) -> Float[Tensor, ""]:
+    """‖ W Mᵀ/‖W Mᵀ‖_F − E ‖_F with E = (I − 11ᵀ/k)/√(k−1), in [0, 2] (Zhu et al. 2021).
+
+    0 where W and M are the same simplex ETF up to scale.
+
+    Args:
+        weight: W, the classifier's weight.
+        means: Uncentred class means.
+        global_mean: Vector to centre at; by default the mean of the class means.
+
+    Raises:
+        ValueError: The shapes differ, or there are fewer than two classes.
+
+    Example:
+        >>> nc3_etf(torch.eye(3), torch.eye(3)) < 1e-6
+        tensor(True)
+    """
+    weight, means = same_shape(weight, means)
+    return etf_distance(weight, centred(means, global_mean))
+
+
+def wm_cosine(
+    weight: Float[Tensor, "k p"], means: Float[Tensor, "k p"], global_mean: Float[Tensor, " p"] | None = None
+) -> Float[Tensor, " k"]:
+    """Cos(w_c, μ_c) for each class, in [−1, 1] (Seddik & Tamaazousti 2022, Corollary 2 and Fig. 2).
+
+    Args:
+        weight: W, the classifier's weight.
+        means: Uncentred class means.
+        global_mean: Vector to centre at; by default the mean of the class means.
+
+    Raises:
+        ValueError: The shapes differ, or there are fewer than two classes.
+
+    Example:
+        >>> wm_cosine(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
+        tensor([1., 0.])
+    """
+    weight, means = same_shape(weight, means)
+    means = centred(means, global_mean)
+    unit_weight = weight / weight.norm(dim=1, keepdim=True)
+    return (unit_weight * (means / means.norm(dim=1, keepdim=True))).sum(1).clamp(-1, 1)
+
+
+def nc3_uniform_duality(
+    weight: Float[Tensor, "k p"], means: Float[Tensor, "k p"], global_mean: Float[Tensor, " p"] | None = None
+) -> Float[Tensor, ""]:
+    """Variance over c of cos(w_c, μ_c), divisor k; dimensionless, in [0, 1] (Wu & Papyan 2024).
+
+    Args:
+        weight: W, the classifier's weight.
+        means: Uncentred class means.
+        global_mean: Vector to centre at; by default the mean of the class means.
+
+    Raises:
+        ValueError: The shapes differ, or there are fewer than two classes.
+
+    Example:
+        >>> nc3_uniform_duality(torch.eye(3), torch.eye(3)) < 1e-12
+        tensor(True)
+    """
+    return wm_cosine(weight, means, global_mean).var(correction=0)
+
+
+def centred_mean_weight(
+    means: Float[Tensor, "k p"], normalize: Literal["spectral", "frobenius", "none"] = "spectral"
+) -> Float[Tensor, "k p"]:
+    """M̄, the centred class means as a classifier's weight (Seddik & Tamaazousti 2022, «Similarity»).
+
+    ``"spectral"`` divides M by its largest singular value (the paper), ``"frobenius"`` by ‖M‖_F, ``"none"`` by
+    nothing. The predictions are the same; the scale of the logits is not.
+
+    Args:
+        means: Uncentred class means.
+        normalize: The norm to divide by.
+
+    Raises:
+        ValueError: `normalize` is none of the three, or there are fewer than two classes.
+
+    Example:
+        >>> centred_mean_weight(torch.tensor([[3.0, 0.0], [1.0, 0.0]]), normalize="none")
+        tensor([[ 1.,  0.],
+                [-1.,  0.]])
+    """
+    weight = centred(as_matrix("means", means))
+    if normalize == "none":
+        return weight
+    if normalize == "frobenius":
+        return weight / weight.norm()
+    if normalize == "spectral":
+        finite = weight.isfinite().all()
+        # The SVD raises on NaN; the result is NaN then.
+        largest = torch.linalg.matrix_norm(torch.where(finite, weight, 0), ord=2)
+        return weight / torch.where(finite, largest, torch.nan)
+    raise ValueError(f'normalize must be "spectral", "frobenius" or "none", got {normalize!r}.')

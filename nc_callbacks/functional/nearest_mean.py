@@ -1,0 +1,71 @@
+"""NC4, simplification to the nearest class mean."""
+
+from __future__ import annotations
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from nc_callbacks.functional._common import as_matrix, common_dtype
+
+
+def nearest_mean(features: Float[Tensor, "n p"], means: Float[Tensor, "k p"]) -> Int[Tensor, " n"]:
+    """argmin_c ‖h − m_c‖ for each sample, as a class index in 0…k−1.
+
+    Distances are compared in the features' precision, around the mean of the means, so that a common offset costs no
+    digits.
+
+    Args:
+        features: h, one row a sample.
+        means: Uncentred class means.
+
+    Raises:
+        ValueError: The numbers of features differ, or there are fewer than two classes.
+
+    Example:
+        >>> nearest_mean(torch.tensor([[0.9, 0.0], [-2.0, 1.0]]), torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
+        tensor([0, 1])
+    """
+    means = as_matrix("means", means)
+    if features.ndim != 2 or features.shape[1] != means.shape[1]:
+        raise ValueError(
+            f"features must be (n, {means.shape[1]}) to go with means of shape {tuple(means.shape)}, "
+            f"got {tuple(features.shape)}."
+        )
+    dtype = common_dtype(features)
+    centre = means.mean(0)
+    around = (means - centre).to(dtype)
+    scores = (features.to(dtype) - centre.to(dtype)) @ around.T - around.square().sum(1) / 2
+    return scores.argmax(1)
+
+
+def nc4(
+    features: Float[Tensor, "n p"],
+    weight: Float[Tensor, "k p"],
+    means: Float[Tensor, "k p"],
+    bias: Float[Tensor, " k"] | None = None,
+) -> Float[Tensor, ""]:
+    """Share of samples where argmax_c (W h + b)_c ≠ argmin_c ‖h − m_c‖, in [0, 1]; 0 at collapse (Papyan et al. 2020).
+
+    Args:
+        features: h, one row a sample.
+        weight: W, the classifier's weight.
+        means: Uncentred class means (of the training split).
+        bias: b, or None for 0.
+
+    Raises:
+        ValueError: The shapes do not fit, or there are fewer than two classes.
+
+    Example:
+        >>> h = torch.tensor([[1.0, 0.2], [0.1, 1.0]])
+        >>> nc4(h, weight=torch.eye(2), means=torch.eye(2))
+        tensor(0.)
+    """
+    if weight.shape != means.shape:
+        raise ValueError(
+            f"weight and means must have the same shape (k, p), got {tuple(weight.shape)} and {tuple(means.shape)}."
+        )
+    dtype = common_dtype(features, weight)
+    logits = features.to(dtype) @ weight.to(dtype).T
+    if bias is not None:
+        logits = logits + bias.to(dtype)
+    return (logits.argmax(1) != nearest_mean(features, means)).to(dtype).mean()

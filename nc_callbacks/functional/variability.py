@@ -1,0 +1,110 @@
+"""NC1, within-class variability: how small the spread within classes is beside the spread between them."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nc_callbacks.functional._common import as_matrix, centred, common_dtype, row_blocks
+
+
+def nc1(
+    within: Float[Tensor, "p p"], means: Float[Tensor, "k p"], global_mean: Float[Tensor, " p"] | None = None
+) -> Float[Tensor, ""]:
+    """tr(Σ_W Σ_B⁺) / k, dimensionless, in [0, ∞); 0 at collapse (Papyan, Han & Donoho 2020).
+
+    With the pseudo-inverse P = M⁺ of the centred means, Σ_B⁺ = k P Pᵀ, so the value is tr(Pᵀ Σ_W P): a thin SVD of
+    the (k, p) matrix M with a relative cut-off at its rounding, no p × p matrix inverted, and a gradient that exists
+    at a simplex ETF too, where all singular values are equal.
+    Han et al.'s notebook and Lindegaard's code leave out the division by k.
+
+    Args:
+        within: Σ_W, the pooled within-class covariance (divisor n).
+        means: Uncentred class means.
+        global_mean: Vector to centre at; by default the mean of the class means.
+
+    Returns:
+        The scalar; infinity where all means coincide (Σ_B = 0), NaN where Σ_W is 0 too or an entry is not finite.
+
+    Raises:
+        ValueError: The shapes do not fit, or there are fewer than two classes.
+
+    Example:
+        >>> nc1(torch.eye(2) / 100, torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
+        tensor(0.0050)
+    """
+    dtype = common_dtype(within, means)
+    means = as_matrix("means", means, dtype)
+    k, p = means.shape
+    if within.shape != (p, p):
+        raise ValueError(f"within must be ({p}, {p}) to go with means of shape ({k}, {p}), got {tuple(within.shape)}.")
+    within = within.to(dtype)
+    finite = means.isfinite().all() & within.isfinite().all()
+    # The SVD raises on NaN; a metric of NaN features is NaN.
+    centred_means = torch.where(finite, centred(means, global_mean), 0)
+    inverse = torch.linalg.pinv(centred_means, rtol=max(k, p) * torch.finfo(dtype).eps)
+    value = (inverse * (within @ inverse)).sum().clamp(min=0)
+    # Where Σ_B = 0 the value is tr Σ_W / 0.
+    largest = centred_means.abs().max()
+    value = torch.where(largest > 0, value, within.trace() / largest)
+    return torch.where(finite, value, torch.nan)
+
+
+def nc1_quotient(
+    within: Float[Tensor, "p p"] | Float[Tensor, ""],
+    means: Float[Tensor, "k p"],
+    global_mean: Float[Tensor, " p"] | None = None,
+) -> Float[Tensor, ""]:
+    """tr Σ_W / tr Σ_B, dimensionless, in [0, ∞); 0 at collapse (Tirer, Huang & Niles-Weed 2023).
+
+    Args:
+        within: Σ_W, or its trace alone.
+        means: Uncentred class means.
+        global_mean: Vector to centre at; by default the mean of the class means.
+
+    Raises:
+        ValueError: There are fewer than two classes.
+
+    Example:
+        >>> nc1_quotient(torch.eye(2) / 100, torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
+        tensor(0.0200)
+    """
+    dtype = common_dtype(within, means)
+    means = centred(as_matrix("means", means, dtype), global_mean)
+    total = within.to(dtype).trace() if within.ndim == 2 else within.to(dtype)
+    return total / (means.square().sum() / len(means))
+
+
+def nc1_cdnv(traces: Float[Tensor, " k"], means: Float[Tensor, "k p"]) -> Float[Tensor, ""]:
+    """Class-distance normalised variance: mean over c < c' of (v_c + v_c') / (2 ‖m_c − m_c'‖²) (Galanti et al. 2021).
+
+    Dimensionless, in [0, ∞); 0 at collapse; infinity where two class means coincide.
+
+    Args:
+        traces: v_c = tr C_c, the within-class variances.
+        means: Uncentred class means.
+
+    Raises:
+        ValueError: The shapes do not fit, or there are fewer than two classes.
+
+    Example:
+        >>> nc1_cdnv(torch.tensor([0.1, 0.3]), torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
+        tensor(0.0500)
+    """
+    dtype = common_dtype(traces, means)
+    means = centred(as_matrix("means", means, dtype))
+    k = len(means)
+    if traces.shape != (k,):
+        raise ValueError(f"traces must be ({k},) to go with {k} class means, got {tuple(traces.shape)}.")
+    traces = traces.to(dtype)
+    norms = means.square().sum(1)
+    parts = []
+    for rows in row_blocks(k, k, dtype):
+        others = slice(rows.start, k)
+        distances = norms[rows, None] + norms[others] - 2 * means[rows] @ means[others].T
+        # Only pairs c < c' count; the rest is divided by one, so that its gradient stays finite.
+        pairs = torch.ones_like(distances, dtype=torch.bool).triu(1)
+        ratios = (traces[rows, None] + traces[others]) / (2 * torch.where(pairs, distances.clamp(min=0), 1))
+        parts.append(torch.where(pairs, ratios, 0).sum())
+    return torch.stack(parts).sum() / (k * (k - 1) / 2)
