@@ -8,10 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from nc_callbacks.callbacks.base import Record
@@ -40,7 +42,7 @@ TITLES = {
 UNITS = {"nc4": "share of samples", "ncc_accuracy": "share of samples", "accuracy": "share of samples", "tpt": "0 or 1"}
 """Axis labels; every other metric is dimensionless."""
 
-LINES = (
+LINES: tuple[dict[str, Any], ...] = (
     {"color": "#0b3c5d", "linestyle": "-"},
     {"color": "#d1702a", "linestyle": "--"},
     {"color": "#4c8c4a", "linestyle": "-."},
@@ -85,7 +87,7 @@ def plot_metric(axes: Axes, history: Sequence[Record], keys: Iterable[str], titl
     axes.set_title(title, fontsize=10)
     axes.set_xlabel("epoch")
     axes.set_ylabel(unit)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(True, which="both", color="0.9", lw=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     if len(axes.lines) > 1:

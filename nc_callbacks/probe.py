@@ -35,7 +35,9 @@ class Batch:
 
 
 def default_batch_fn(batch: Any) -> tuple[Any, Any]:
-    """Inputs and targets of a batch: its first two items, or a dict's ``image``/``x``/``input`` and ``label``/``y``/``target``.
+    """Inputs and targets of a batch: its first two items, or of a dict the items under the usual names.
+
+    These are ``image``, ``x`` or ``input``, and ``label``, ``y`` or ``target``.
 
     Raises:
         ValueError: The batch is neither.
@@ -429,7 +431,7 @@ def undisturbed(model: nn.Module, seed: int = 0) -> Iterator[None]:
         for name, buffer in module._buffers.items()
         if buffer is not None
     ]
-    python_state, numpy_state = random.getstate(), np.random.get_state()
+    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002 - the global state is meant
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=list(devices)))
@@ -439,7 +441,7 @@ def undisturbed(model: nn.Module, seed: int = 0) -> Iterator[None]:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         try:
             random.seed(seed)
-            np.random.seed(seed)
+            np.random.seed(seed)  # noqa: NPY002
             # torch.manual_seed would also seed devices that are not in use yet.
             torch.default_generator.manual_seed(seed)
             if devices:
@@ -448,7 +450,7 @@ def undisturbed(model: nn.Module, seed: int = 0) -> Iterator[None]:
             yield
         finally:
             random.setstate(python_state)
-            np.random.set_state(numpy_state)
+            np.random.set_state(numpy_state)  # noqa: NPY002
             for module, training in flags:
                 module.training = training
             for module, name, buffer, before in buffers:

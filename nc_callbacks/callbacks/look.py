@@ -51,7 +51,7 @@ class Observation:
     accuracy: float | None = None
     """Accuracy of the classifier, at the classifier only."""
     mismatch: float | None = None
-    """Share of samples where classifier and nearest class mean (of the training split) disagree, at the classifier only."""
+    """Share of samples where classifier and nearest class mean (of the training split) disagree; classifier only."""
 
 
 @dataclass
@@ -290,7 +290,7 @@ def _count(tally: _Tally, batch: _Kept, means: dict[str, _TrainMeans], head: str
 def _limit(trainer: Trainer, split: str) -> float:
     """Batches that the trainer's own limits (`limit_train_batches`, `fast_dev_run`, …) allow."""
     if split.startswith("train"):
-        limited = trainer.limit_train_batches not in (1.0, None) or trainer.overfit_batches
+        limited = trainer.limit_train_batches not in (1.0, None) or trainer.overfit_batches  # type: ignore[attr-defined]
         return trainer.num_training_batches if limited else float("inf")
     if split == "val" and trainer.limit_val_batches not in (1.0, None):
         return min(trainer.num_val_batches, default=0)

@@ -49,7 +49,8 @@ class NeuralCollapse(CollapseCallback):
         }
         numbers = {"ncc_accuracy": observation.nearest_mean_accuracy}
         if (weight := observation.weight) is not None:
-            assert observation.accuracy is not None and observation.mismatch is not None
+            assert observation.accuracy is not None
+            assert observation.mismatch is not None
             tensors |= {
                 "nc2_equinorm_weights": F_nc.nc2_equinorm(weight),
                 "nc2_equiangularity_weights": F_nc.nc2_equiangularity(weight),

@@ -1,0 +1,1 @@
+"""Data, models and losses that `train.py` composes. Needs the extra ``experiments``."""

@@ -1,0 +1,192 @@
+"""Image sets as a LightningDataModule: whole in memory, pixels in [0, 1]."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+Images = tuple[Tensor, Tensor]
+"""Images (n, c, h, w) as uint8 or as floats in [0, 1], and labels (n,)."""
+
+IDX_FILES = {
+    True: ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
+    False: ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
+}
+"""The four files of MNIST and Fashion-MNIST, by whether they are the training set."""
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """One of the data sets by its facts."""
+
+    shape: tuple[int, int, int]
+    num_classes: int
+    load: Callable[[Path, bool, bool], Images]
+    """From (root, train, download)."""
+    files: str
+    """What lies under the root when it is there."""
+
+
+class ImageData(LightningDataModule):
+    """Training and validation loaders of an image set.
+
+    ``digits`` (scikit-learn, no download) is split 80/20, stratified by class and drawn with `seed`. The others are
+    validated on their official test set. ``fashion_mnist`` and ``mnist`` are also read from a folder that holds the
+    four IDX .gz files.
+
+    Args:
+        name: ``digits``, ``fashion_mnist``, ``mnist``, ``cifar10`` or ``cifar100``.
+        root: Folder that holds the data or takes the download.
+        batch_size: Samples a batch.
+        num_workers: Worker processes of the loaders.
+        download: Download what is not there.
+        seed: Of the split of ``digits``.
+
+    Raises:
+        ValueError: There is no data set of that name.
+        FileNotFoundError: In `setup`: the data is not there and cannot be downloaded.
+
+    Example:
+        >>> data = ImageData("digits", batch_size=64)
+        >>> data.setup()
+        >>> data.image_shape, data.num_classes, len(data.train_set), len(data.val_set)
+        ((1, 8, 8), 10, 1437, 360)
+    """
+
+    def __init__(
+        self,
+        name: str = "digits",
+        root: str | Path = "data",
+        batch_size: int = 128,
+        num_workers: int = 0,
+        download: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if name not in IMAGE_SETS:
+            raise ValueError(f"name must be one of {', '.join(IMAGE_SETS)}, got {name!r}.")
+        self.image_set = name
+        self.root = Path(root)
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.download = download
+        self.seed = seed
+        self.image_shape = IMAGE_SETS[name].shape
+        self.num_classes = IMAGE_SETS[name].num_classes
+        self.train_set: TensorDataset | None = None
+        self.val_set: TensorDataset | None = None
+
+    def setup(self, stage: str | None = None) -> None:
+        if self.train_set is not None:
+            return
+        if self.image_set == "digits":
+            self.train_set, self.val_set = (TensorDataset(*images) for images in _digits(self.seed))
+        else:
+            self.train_set, self.val_set = (TensorDataset(*self._load(train)) for train in (True, False))
+
+    def _load(self, train: bool) -> Images:
+        image_set = IMAGE_SETS[self.image_set]
+        try:
+            images, labels = image_set.load(self.root, train, self.download)
+        except (RuntimeError, OSError) as error:
+            tried = "and it could not be downloaded" if self.download else "and data.download is false"
+            raise FileNotFoundError(
+                f"{self.image_set} was looked for in {self.root.resolve()}, which should hold {image_set.files}; it is "
+                f"not there, {tried} ({error}). Put it there, set data.root to where it is, or train without it: "
+                "data=digits."
+            ) from error
+        if images.shape[1:] != image_set.shape:
+            raise ValueError(
+                f"{self.image_set} in {self.root} has images of {images.shape[1:]}, not {image_set.shape}."
+            )
+        return images.float() / 255, labels.long()
+
+    def train_dataloader(self) -> DataLoader:
+        return self._loader(self.train_set, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader:
+        return self._loader(self.val_set, shuffle=False)
+
+    def _loader(self, dataset: TensorDataset | None, shuffle: bool) -> DataLoader:
+        assert dataset is not None
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            shuffle=shuffle,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+        )
+
+
+def _digits(seed: int) -> tuple[Images, Images]:
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    pixels, labels = load_digits(return_X_y=True)
+    images = torch.from_numpy(pixels / 16).float().view(-1, 1, 8, 8)
+    parts = train_test_split(images, torch.from_numpy(labels), test_size=0.2, stratify=labels, random_state=seed)
+    return (parts[0], parts[2]), (parts[1], parts[3])
+
+
+def read_idx(path: Path) -> Tensor:
+    """The array of bytes in an IDX .gz file (the format of MNIST).
+
+    Raises:
+        ValueError: The file is no IDX file of bytes, or is cut short.
+    """
+    with gzip.open(path) as file:
+        content = file.read()
+    if len(content) < 4 or content[:3] != b"\x00\x00\x08":
+        raise ValueError(f"{path} is no IDX file of unsigned bytes.")
+    header = 4 + 4 * content[3]
+    shape = np.frombuffer(content[4:header], dtype=">i4").tolist()
+    values = np.frombuffer(content[header:], dtype=np.uint8)
+    if values.size != np.prod(shape):
+        raise ValueError(f"{path} holds {values.size} values where its header says {shape}.")
+    return torch.from_numpy(values.reshape(shape).copy())
+
+
+def _mnist_like(torchvision_name: str) -> Callable[[Path, bool, bool], Images]:
+    def load(root: Path, train: bool, download: bool) -> Images:
+        from torchvision import datasets
+
+        paths = [root / name for name in IDX_FILES[train]]
+        if all(path.is_file() for path in paths):
+            images, labels = map(read_idx, paths)
+        else:
+            loaded = getattr(datasets, torchvision_name)(root, train=train, download=download)
+            images, labels = loaded.data, loaded.targets
+        return images.unsqueeze(1), labels
+
+    return load
+
+
+def _cifar(torchvision_name: str) -> Callable[[Path, bool, bool], Images]:
+    def load(root: Path, train: bool, download: bool) -> Images:
+        from torchvision import datasets
+
+        loaded = getattr(datasets, torchvision_name)(root, train=train, download=download)
+        return torch.from_numpy(loaded.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(loaded.targets)
+
+    return load
+
+
+_IDX = "the files {} or, in {}/raw, their unpacked forms"
+_NAMES = ", ".join(name for names in IDX_FILES.values() for name in names)
+
+IMAGE_SETS = {
+    "digits": ImageSet((1, 8, 8), 10, lambda *_: _digits(0)[0], "nothing: they come with scikit-learn"),
+    "fashion_mnist": ImageSet((1, 28, 28), 10, _mnist_like("FashionMNIST"), _IDX.format(_NAMES, "FashionMNIST")),
+    "mnist": ImageSet((1, 28, 28), 10, _mnist_like("MNIST"), _IDX.format(_NAMES, "MNIST")),
+    "cifar10": ImageSet((3, 32, 32), 10, _cifar("CIFAR10"), "the folder cifar-10-batches-py"),
+    "cifar100": ImageSet((3, 32, 32), 100, _cifar("CIFAR100"), "the folder cifar-100-python"),
+}
+"""What `ImageData` can load."""

@@ -1,0 +1,69 @@
+"""What a run leaves behind: summary.json and a table of the last values."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Trainer
+from rich.console import Console
+from rich.table import Table
+
+PACKAGES = ("nc-callbacks", "torch", "lightning", "torchmetrics", "torchvision", "scikit-learn", "numpy")
+
+
+def summarise(trainer: Trainer, folder: str | Path, seconds: float) -> dict[str, Any]:
+    """Write ``summary.json``: the last value of each log key, seconds of training, and versions.
+
+    Values that are not finite are written as null, since JSON has no NaN.
+
+    Args:
+        trainer: A trainer that has fitted.
+        folder: Where to write.
+        seconds: How long it trained.
+
+    Returns:
+        The content.
+    """
+    metrics = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
+    summary = {
+        "metrics": {name: value if math.isfinite(value) else None for name, value in metrics.items()},
+        "epochs": trainer.current_epoch,
+        "seconds": round(seconds, 2),
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
+    }
+    Path(folder, "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    return summary
+
+
+def print_summary(summary: dict[str, Any], folder: str | Path) -> None:
+    """Print the last values as a table, a column a split, and where the run's folder is."""
+    rows: dict[str, dict[str, float | None]] = {}
+    for key, value in summary["metrics"].items():
+        split = next((part for part in ("train", "val") if part in key.split("/")), "")
+        name = "/".join(part for part in key.split("/") if part != split)
+        rows.setdefault(name, {})[split] = value
+    table = Table(title=f"After {summary['epochs']} epochs, {summary['seconds']:.0f} s", title_justify="left")
+    table.add_column("metric")
+    for split in ("train", "val"):
+        table.add_column(split, justify="right")
+    for name, values in rows.items():
+        table.add_row(name, *(_formatted(values[split]) if split in values else "" for split in ("train", "val")))
+    console = Console()
+    console.print(table)
+    console.print(f"Run folder: {folder}", soft_wrap=True, highlight=False)
+
+
+def _formatted(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.4g}"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,49 @@
+"""Train a classifier and watch its last layers: `python train.py [group=choice] [key=value] ...`."""
+
+import logging
+import time
+import warnings
+
+import hydra
+import lightning as L
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from nc_callbacks.experiments.module import ImageClassifier
+from nc_callbacks.experiments.summary import print_summary, summarise
+
+# The data lies in memory, where worker processes would only slow it down; Hydra writes to the folder before the logger.
+for harmless in ("does not have many workers", "exists and is not empty", "isinstance.treespec, LeafSpec"):
+    warnings.filterwarnings("ignore", message=f".*{harmless}")
+logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="train")
+def main(config: DictConfig) -> None:
+    folder = HydraConfig.get().runtime.output_dir
+    L.seed_everything(config.seed, workers=True, verbose=False)
+
+    data = instantiate(config.data)
+    data.setup()
+    network = instantiate(config.model, image_shape=data.image_shape, num_classes=data.num_classes)
+    model = ImageClassifier(
+        network,
+        loss=instantiate(config.loss),
+        optimizer=instantiate(config.optimizer),
+        scheduler=instantiate(config.scheduler),
+    )
+    loggers = [instantiate(logger) for logger in config.logger.values()]
+    for logger in loggers:
+        logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))
+    callbacks = [instantiate(callback) for callback in config.callbacks.values()]
+    trainer = instantiate(config.trainer, logger=loggers, callbacks=callbacks)
+
+    start = time.perf_counter()
+    trainer.fit(model, datamodule=data)
+    if trainer.is_global_zero:
+        print_summary(summarise(trainer, folder, time.perf_counter() - start), folder)
+
+
+if __name__ == "__main__":
+    main()
