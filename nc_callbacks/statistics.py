@@ -456,7 +456,8 @@ class ClassStatistics(Metric):
             return
         batch_counts = torch.zeros_like(self.counts).index_add_(0, y, ones)
         weight = (ones / batch_counts.clamp(min=1).index_select(0, y)).to(x.dtype)
-        counted = (new & (ones > 0))[:, None]
+        # A sample that is not finite must not hide in the shift: it is counted, and the others are not.
+        counted = (new & (ones > 0))[:, None] & x.isfinite()
         self.shift.index_add_(0, y, torch.where(counted, x * weight[:, None], torch.zeros_like(x)))
 
     def _add_class_products(self, d: Tensor, y: Tensor) -> None:

@@ -7,7 +7,7 @@ import math
 import re
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
@@ -26,10 +26,6 @@ Record = dict[str, Any]
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _COVARIANCES: tuple[Covariance, ...] = ("none", "pooled", "per_class")
-
-# The look that the first callback of an epoch made, for the others: trainer → (epoch, step, observations by source).
-_looks: WeakKeyDictionary[Trainer, tuple[tuple[int, int], dict[Source, dict[str, dict[str, Observation]]]]]
-_looks = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -159,9 +155,7 @@ class CollapseCallback(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._warned.clear()
-        _looks.pop(trainer, None)
-        look = Look(trainer, pl_module, self.source, self.covariance)
-        self.head = look.check({"train": trainer.train_dataloader, **_validation_loader(trainer, self)})
+        self.head = _shared_head(trainer, pl_module, self)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self.is_due(trainer):
@@ -274,7 +268,7 @@ def _to_keep(tensor: Tensor) -> Tensor:
     return (tensor.float() if tensor.is_floating_point() else tensor).cpu()
 
 
-def _validation_loader(trainer: Trainer, *callbacks: CollapseCallback) -> dict[str, Any]:
+def _validation_loader(trainer: Trainer, callbacks: list[CollapseCallback]) -> dict[str, Any]:
     """The validation loader under ``"val"``, where a callback asks for it."""
     if not any("val" in callback.splits for callback in callbacks):
         return {}
@@ -294,24 +288,48 @@ def _validation_loader(trainer: Trainer, *callbacks: CollapseCallback) -> dict[s
     return {"val": loaders}
 
 
+@dataclass
+class _Shared:
+    """What the callbacks of one trainer that agree on a source do once for all."""
+
+    head: str
+    """Dotted name of the classifier."""
+    when: tuple[int, int] = (-1, -1)
+    """Epoch and step of the look."""
+    observations: dict[str, dict[str, Observation]] = field(default_factory=dict)
+
+
+_shared: WeakKeyDictionary[Trainer, dict[Source, _Shared]] = WeakKeyDictionary()
+
+
+def _peers(trainer: Trainer, source: Source) -> list[CollapseCallback]:
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    return [c for c in callbacks if isinstance(c, CollapseCallback) and c.source == source]
+
+
+def _shared_head(trainer: Trainer, pl_module: LightningModule, callback: CollapseCallback) -> str:
+    """The classifier's name: the first callback of a source tries the set-up for all."""
+    peers = _peers(trainer, callback.source)
+    if peers[0] is callback:
+        look = Look(trainer, pl_module, callback.source, _widest(peers))
+        head = look.check({"train": trainer.train_dataloader, **_validation_loader(trainer, peers)})
+        _shared.setdefault(trainer, {})[callback.source] = _Shared(head)
+    return _shared[trainer][callback.source].head
+
+
 def _shared_look(
     trainer: Trainer, pl_module: LightningModule, callback: CollapseCallback
 ) -> dict[str, dict[str, Observation]]:
-    """Observations for this callback: the first one that asks after an epoch looks for all that are due."""
-    now = (trainer.current_epoch, trainer.global_step)
-    made, by_source = _looks.get(trainer, ((-1, -1), {}))
-    if made == now and callback.source in by_source:
-        return by_source[callback.source]
-    peers = [c for c in trainer.callbacks if isinstance(c, CollapseCallback)]  # type: ignore[attr-defined]
-    peers = [c for c in peers if c.source == callback.source and c.is_due(trainer)]
-    look = Look(
-        trainer,
-        pl_module,
-        callback.source,
-        covariance=max((c.covariance for c in peers), key=_COVARIANCES.index),
-        cache_bytes=max(c.cache_bytes for c in peers),
-        head=callback.head,
-    )
-    observations = look.run(trainer.train_dataloader, _validation_loader(trainer, *peers))
-    _looks[trainer] = (now, (by_source if made == now else {}) | {callback.source: observations})
-    return observations
+    """Observations for this callback: the first that asks after an epoch looks for all that are due."""
+    shared, now = _shared[trainer][callback.source], (trainer.current_epoch, trainer.global_step)
+    if shared.when != now:
+        peers = [c for c in _peers(trainer, callback.source) if c.is_due(trainer)]
+        cache_bytes = max(c.cache_bytes for c in peers)
+        look = Look(trainer, pl_module, callback.source, _widest(peers), cache_bytes, shared.head)
+        shared.observations = look.run(trainer.train_dataloader, _validation_loader(trainer, peers))
+        shared.when = now
+    return shared.observations
+
+
+def _widest(callbacks: list[CollapseCallback]) -> Covariance:
+    return max((c.covariance for c in callbacks), key=_COVARIANCES.index)

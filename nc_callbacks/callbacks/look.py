@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -289,19 +291,22 @@ def _count(tally: _Tally, batch: _Kept, means: dict[str, _TrainMeans], head: str
 
 def _limit(trainer: Trainer, split: str) -> float:
     """Batches that the trainer's own limits (`limit_train_batches`, `fast_dev_run`, …) allow."""
-    if split.startswith("train"):
-        limited = trainer.limit_train_batches not in (1.0, None) or trainer.overfit_batches  # type: ignore[attr-defined]
-        return trainer.num_training_batches if limited else float("inf")
-    if split == "val" and trainer.limit_val_batches not in (1.0, None):
-        return min(trainer.num_val_batches, default=0)
-    return float("inf")
+
+    def unlimited(limit: int | float | None) -> bool:
+        # The integer 1 means one batch, the float 1.0 all of them.
+        return limit is None or (isinstance(limit, float) and limit == 1)
+
+    if split == "val":
+        return math.inf if unlimited(trainer.limit_val_batches) else min(trainer.num_val_batches, default=0)
+    whole = unlimited(trainer.limit_train_batches) and not trainer.overfit_batches  # type: ignore[attr-defined]
+    return math.inf if whole else trainer.num_training_batches
 
 
 def _length(loader: Any) -> float:
     try:
         return len(loader)
     except TypeError:
-        return float("inf")
+        return math.inf
 
 
 @contextmanager
@@ -322,8 +327,11 @@ def progress(trainer: Trainer, description: str, total: float) -> Iterator[Calla
             bar.progress.remove_task(task)
             bar.refresh()
     elif isinstance(bar, TQDMProgressBar) and bar.is_enabled and trainer.is_global_zero:
-        steps = int(total) if total != float("inf") else None
-        with Tqdm(desc=description, total=steps, leave=False, position=2, dynamic_ncols=True) as ticks:
+        steps = int(total) if total != math.inf else None
+        place = 2 * bar.process_position + 1
+        with Tqdm(
+            desc=description, total=steps, leave=False, position=place, dynamic_ncols=True, file=sys.stdout
+        ) as ticks:
             yield ticks.update
     else:
         yield lambda: None

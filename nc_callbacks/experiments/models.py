@@ -22,7 +22,9 @@ def named_activation(name: str) -> nn.Module:
         >>> named_activation("tanh")
         Tanh()
     """
-    known = {key.lower(): key for key in nn.modules.activation.__all__}
+    known = {
+        key.lower(): key for key in nn.modules.activation.__all__ if key not in ("MultiheadAttention", "Threshold")
+    }
     if name.lower() not in known:
         raise ValueError(f"activation must be the name of one in torch.nn ({', '.join(known.values())}), got {name!r}.")
     return getattr(nn, known[name.lower()])()

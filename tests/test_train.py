@@ -1,0 +1,114 @@
+"""The training script, run as a user runs it."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(folder, *overrides, **environment):
+    command = [sys.executable, str(ROOT / "train.py"), f"hydra.run.dir={folder}", "trainer=cpu", *overrides]
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=os.environ | environment)
+
+
+@pytest.fixture(scope="module")
+def default_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    finished = run(folder, "trainer.max_epochs=3")
+    assert finished.returncode == 0, finished.stderr
+    return folder, finished.stdout
+
+
+def test_run_folder(default_run):
+    folder, printed = default_run
+    assert (folder / "checkpoints" / "last.ckpt").is_file()
+    assert (folder / ".hydra" / "config.yaml").is_file()
+    figures = {path.stem for path in (folder / "figures").glob("*.png")}
+    assert {"collapse", "nc1", "nc2_equinorm", "nc3", "nc4", "class_mean_cosines_train"} <= figures
+    assert printed.rstrip().splitlines()[-1] == f"Run folder: {folder}"
+
+
+def test_summary_holds_the_last_values_of_the_log(default_run):
+    folder, printed = default_run
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["epochs"] == 3
+    assert summary["versions"]["torch"]
+    with open(folder / "metrics.csv") as file:
+        last = [row for row in csv.DictReader(file) if row["nc/train/nc1"]][-1]
+    for key, value in summary["metrics"].items():
+        assert float(last[key]) == pytest.approx(value, rel=1e-5), key
+    for split in ("train", "val"):
+        assert f"nc/{split}/nc1" in summary["metrics"]
+    assert "nc/nc1" in printed
+    assert summary["metrics"]["nc/val/accuracy"] > 0.9
+
+
+def test_weights_load_without_unpickling(default_run):
+    import torch
+
+    checkpoint = torch.load(default_run[0] / "checkpoints" / "last.ckpt", weights_only=True)
+    assert any("NeuralCollapse" in key for key in checkpoint["callbacks"])
+
+
+@pytest.mark.slow
+def test_loggers_offline(tmp_path):
+    for logger in ("tensorboard", "wandb"):
+        folder = tmp_path / logger
+        folder.mkdir()
+        finished = run(folder, f"logger={logger}", "trainer.max_epochs=1", "model=mlp", WANDB_MODE="offline")
+        assert finished.returncode == 0, finished.stderr
+        assert (folder / "metrics.csv").is_file()
+    assert list((tmp_path / "tensorboard").rglob("events.out.tfevents.*"))
+    assert list((tmp_path / "wandb").rglob("run-*.wandb"))
+
+
+def test_unknown_name_is_hydras_error(tmp_path):
+    finished = run(tmp_path, "model.activatoin=relu")
+    assert finished.returncode != 0
+    assert "activatoin" in finished.stderr
+
+
+@pytest.mark.parametrize("data", ["digits", "fashion_mnist", "mnist", "cifar10", "cifar100"])
+@pytest.mark.parametrize("model", ["cnn", "mlp", "resnet18"])
+def test_groups_compose(data, model):
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        for loss in ("cross_entropy", "mse"):
+            for optimizer in ("adam", "sgd"):
+                config = compose(
+                    "train", [f"data={data}", f"model={model}", f"loss={loss}", f"optimizer={optimizer}", "logger=none"]
+                )
+                assert config.data.name == data
+                assert not config.model.bias
+
+
+def test_experiment_collapse():
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = compose("train", ["experiment=collapse", "trainer=cpu"])
+    assert (config.model.activation, config.model.batch_norm) == ("relu", True)
+    assert (config.optimizer.lr, config.optimizer.momentum, config.optimizer.weight_decay) == (0.05, 0.9, 1e-3)
+    assert (config.data.batch_size, config.trainer.max_epochs) == (64, 120)
+    assert list(config.scheduler.milestones) == [60, 90]
+
+
+def test_fits_one_screen():
+    assert len((ROOT / "train.py").read_text().splitlines()) <= 60
+
+
+@pytest.mark.slow
+def test_default_run_reaches_what_the_readme_says(tmp_path):
+    finished = run(tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    metrics = json.loads((tmp_path / "summary.json").read_text())["metrics"]
+    assert metrics["nc/train/accuracy"] == 1
+    assert metrics["nc/val/accuracy"] >= 0.97
+    with open(tmp_path / "metrics.csv") as file:
+        rows = [row for row in csv.DictReader(file) if row["nc/train/nc1"]]
+    for name in ("nc1", "nc2_equinorm", "nc2_equiangularity", "nc3", "nc4"):
+        assert float(rows[-1][f"nc/train/{name}"]) < float(rows[0][f"nc/train/{name}"]), name
