@@ -1,8 +1,7 @@
-"""Finding a model's classifier, capturing what goes into it, and reading a loader without leaving a trace."""
+"""Finding a model's classifier, capturing what goes into it, and running it without leaving a trace."""
 
 from __future__ import annotations
 
-import math
 import random
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +13,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, SubsetRandomSampler
 
 INPUT_KEYS = ("image", "x", "input")
 TARGET_KEYS = ("label", "y", "target")
@@ -297,18 +295,10 @@ class Tap:
         Raises:
             ValueError: A watched module did not run or ran more than once, or its rows do not match the targets.
         """
-        inputs, outputs = self._inputs, self._outputs
-        self._inputs, self._outputs = {}, []
-        for name in self.modules:
-            if (calls := len(inputs.get(name, []))) != 1:
-                raise ValueError(
-                    f"Module {name!r} ran {calls} times in one forward pass; it is watched where it runs once. "
-                    "Name another module, or pass forward_fn=..., a function (module, inputs) that runs it once."
-                )
+        inputs, output = self._taken()
         k = len(self.weight)
         y = class_indices(targets, k)
-        features = {name: self._rows(name, captured[0], y) for name, captured in inputs.items()}
-        output = outputs[0]
+        features = {name: self._rows(name, x, y) for name, x in inputs.items()}
         f = output.reshape(-1, k) if output.shape[-1] == k and y.ndim > 1 else output.flatten(1)
         y = y.reshape(-1)
         if f.shape != (len(y), k):
@@ -318,98 +308,40 @@ class Tap:
             )
         return Batch(features=features, outputs=f, targets=y)
 
+    def read_features(self) -> dict[str, Float[Tensor, "n p"]]:
+        """Features alone of the forward pass since the last call, for data without targets.
+
+        Raises:
+            ValueError: A watched module did not run or ran more than once.
+        """
+        inputs, _ = self._taken()
+        # Positions of a sequence are samples, as they are where targets say so.
+        sequence = inputs[self.head].ndim > 2 and inputs[self.head].shape[-1] == self.weight.shape[1]
+        return {name: x.flatten(0, -2) if sequence else self._flat(name, x) for name, x in inputs.items()}
+
+    def _taken(self) -> tuple[dict[str, Tensor], Tensor]:
+        inputs, outputs = self._inputs, self._outputs
+        self._inputs, self._outputs = {}, []
+        for name in self.modules:
+            if (calls := len(inputs.get(name, []))) != 1:
+                raise ValueError(
+                    f"Module {name!r} ran {calls} times in one forward pass; it is watched where it runs once. "
+                    "Name another module, or pass forward_fn=..., a function (module, inputs) that runs it once."
+                )
+        return {name: captured[0] for name, captured in inputs.items()}, outputs[0]
+
+    def _flat(self, name: str, x: Tensor) -> Tensor:
+        pooled = name != self.head and self.pool == "mean" and x.ndim > 2
+        return x.flatten(2).mean(2) if pooled else x.flatten(1)
+
     def _rows(self, name: str, x: Tensor, y: Tensor) -> Tensor:
-        if y.ndim > 1:
-            rows = x.reshape(-1, x.shape[-1])
-        elif name != self.head and self.pool == "mean" and x.ndim > 2:
-            rows = x.flatten(2).mean(2)
-        else:
-            rows = x.flatten(1)
+        rows = x.flatten(0, -2) if y.ndim > 1 else self._flat(name, x)
         if len(rows) != y.numel():
             raise ValueError(
                 f"Module {name!r} sees an input of shape {tuple(x.shape)} for targets of shape {tuple(y.shape)}; "
                 "expected one row a target. Name another module, or pass batch_fn=... or forward_fn=...."
             )
         return rows
-
-
-class RankBatches(Sampler[list[int]]):
-    """Batches of one rank's share of the indices, in order and without repeats.
-
-    All ranks have the same number of batches, so that sharded models never wait for one another; batches from number
-    `counted` on are surplus.
-
-    Args:
-        indices: All indices, in order.
-        batch_size: Samples a batch.
-        rank: This process.
-        world_size: Number of processes.
-    """
-
-    def __init__(self, indices: Sequence[int], batch_size: int, rank: int = 0, world_size: int = 1) -> None:
-        self.indices, self.batch_size = indices, batch_size
-        self.own = indices[rank::world_size]
-        self.counted = math.ceil(len(self.own) / batch_size)
-        self.total = math.ceil(math.ceil(len(indices) / world_size) / batch_size)
-
-    def __len__(self) -> int:
-        return self.total
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for start in range(0, len(self.own), self.batch_size):
-            yield list(self.own[start : start + self.batch_size])
-        for _ in range(self.counted, self.total):
-            yield [self.indices[0]]
-
-
-def own_loader(loader: Any, rank: int = 0, world_size: int = 1, workers: int | None = None) -> tuple[Any, int | None]:
-    """A loader over the same data as `loader`, sequential and with its own generator, and how many batches count.
-
-    Same dataset, collate function, batch size and workers. A `SubsetRandomSampler` keeps its subset. A loader over an
-    `IterableDataset` is made again with the same settings; anything that is no `DataLoader` is iterated as it is (the
-    count is None for both: every batch counts).
-
-    Args:
-        loader: The user's loader.
-        rank: This process.
-        world_size: Number of processes that share the data.
-        workers: Worker processes; by default as many as `loader` has.
-
-    Raises:
-        ValueError: The loader is empty, or a collection of loaders.
-    """
-    if isinstance(loader, Mapping) or (isinstance(loader, Sequence) and any(isinstance(x, DataLoader) for x in loader)):
-        raise ValueError(
-            f"Expected one loader, got {len(loader)} in a {type(loader).__name__}. Neural collapse is measured on one "
-            "set of samples: train on a single loader, or on one dataset made of several (ConcatDataset)."
-        )
-    if not isinstance(loader, DataLoader):
-        return loader, None
-    dataset: Dataset = loader.dataset
-    settings: dict[str, Any] = {
-        "collate_fn": loader.collate_fn,
-        "num_workers": loader.num_workers if workers is None else workers,
-        "pin_memory": loader.pin_memory,
-        "timeout": loader.timeout if workers is None else 0,
-        "worker_init_fn": loader.worker_init_fn,
-        "generator": torch.Generator().manual_seed(0),
-    }
-    if settings["num_workers"]:
-        settings |= {"multiprocessing_context": loader.multiprocessing_context}
-        settings |= {"prefetch_factor": loader.prefetch_factor}
-    if isinstance(dataset, IterableDataset):
-        return DataLoader(dataset, batch_size=loader.batch_size, drop_last=False, **settings), None
-    subset = isinstance(loader.sampler, SubsetRandomSampler)
-    indices: Sequence[int] = sorted(loader.sampler.indices) if subset else range(len(dataset))  # type: ignore
-    if not len(indices):
-        raise ValueError(f"The loader is empty: its {type(dataset).__name__} has no samples.")
-    batched = loader.batch_size is not None or loader.batch_sampler is not None
-    batch_size = loader.batch_size or getattr(loader.batch_sampler, "batch_size", None) or 1
-    batches = RankBatches(indices, batch_size, rank, world_size)
-    if batched:
-        return DataLoader(dataset, batch_sampler=batches, **settings), batches.counted
-    flat = [batch[0] for batch in batches]
-    return DataLoader(dataset, batch_size=None, sampler=flat, **settings), batches.counted
 
 
 @contextmanager

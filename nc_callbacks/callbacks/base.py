@@ -7,7 +7,9 @@ import math
 import re
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import reduce
+from operator import or_
 from pathlib import Path
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
@@ -17,15 +19,13 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
-from nc_callbacks.callbacks.look import Look, Observation, Source
+from nc_callbacks.callbacks.look import Look, Needs, Observation, Source
 from nc_callbacks.probe import Pool, named_head, named_module
-from nc_callbacks.statistics import Covariance
 
 Split = Literal["train", "val"]
 Record = dict[str, Any]
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-_COVARIANCES: tuple[Covariance, ...] = ("none", "pooled", "per_class")
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,6 @@ class CollapseCallback(Callback):
         ModuleNotFoundError: Figures are asked for and matplotlib is not installed.
     """
 
-    covariance: Covariance = "pooled"
-    """What this callback needs the statistics to gather."""
-
     def __init__(
         self,
         head: str | None = None,
@@ -110,7 +107,9 @@ class CollapseCallback(Callback):
             raise ValueError(f'global_mean must be "classes" or "samples", got {global_mean!r}.')
         if figures and importlib.util.find_spec("matplotlib") is None:
             raise ModuleNotFoundError("figures need matplotlib: pip install matplotlib, or pass figures=False.")
-        self.source = Source(head, tuple(layers), pool, batch_fn, forward_fn)
+        self.given = Source(head, pool, batch_fn, forward_fn)
+        self.source = self.given
+        self.layers = tuple(layers)
         self.every_n_epochs = every_n_epochs
         self.epochs: Literal["log"] | frozenset[int] | None
         self.epochs = epochs if epochs is None or epochs == "log" else frozenset(epochs)
@@ -122,8 +121,17 @@ class CollapseCallback(Callback):
         self.global_mean = global_mean
         self.latest: Record = {}
         self.history: list[Record] = []
-        self.head = head or ""
         self._warned: set[str] = set()
+
+    @property
+    def head(self) -> str:
+        """Dotted name of the classifier; empty until it is found."""
+        return self.source.head or ""
+
+    @property
+    @abstractmethod
+    def needs(self) -> Needs:
+        """What this callback needs a pass to gather."""
 
     @abstractmethod
     def measure(self, observation: Observation) -> Measurement:
@@ -135,7 +143,7 @@ class CollapseCallback(Callback):
     @property
     def state_key(self) -> str:
         return self._generate_state_key(
-            prefix=self.prefix, head=self.source.head, layers=self.source.layers, pool=self.source.pool
+            prefix=self.prefix, head=self.given.head, layers=self.layers, pool=self.given.pool
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -148,14 +156,21 @@ class CollapseCallback(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         # A model that builds its layers in configure_model has none yet; it is checked when training starts.
         if stage == "fit" and not is_overridden("configure_model", pl_module):
-            if self.source.head is not None:
-                named_head(pl_module, self.source.head)
-            for layer in self.source.layers:
+            if self.given.head is not None:
+                named_head(pl_module, self.given.head)
+            for layer in self.layers:
                 named_module(pl_module, layer, "layer")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._warned.clear()
-        self.head = _shared_head(trainer, pl_module, self)
+        _looks.pop(trainer, None)
+        # The first of the callbacks that were given the same source tries it for all.
+        peers = [c for c in _callbacks(trainer) if c.given == self.given]
+        if peers[0] is self:
+            look = Look(trainer, pl_module, self.given, reduce(or_, (c.needs for c in peers)))
+            head = look.check({"train": trainer.train_dataloader, **_validation_loader(trainer, peers)})
+            for peer in peers:
+                peer.source = replace(self.given, head=head)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self.is_due(trainer):
@@ -165,10 +180,11 @@ class CollapseCallback(Callback):
         matrices: Record = {}
         logged: dict[str, float] = {}
         for split in self.splits:
-            for layer, observation in observations[split].items():
+            for layer in (self.head, *self.layers):
+                observation = observations[split][layer]
                 if not self._is_measurable(observation, trainer):
                     continue
-                found = self.measure(_of_present_classes(observation))
+                found = self.measure(observation.of_present_classes())
                 if observation.moments.nonfinite:
                     found = replace(found, numbers=dict.fromkeys(found.numbers, math.nan))
                 key = f"{self.prefix}/{split}/" + (f"{layer}/" if layer != self.head else "")
@@ -251,19 +267,6 @@ def parse_bytes(size: int | str) -> int:
     return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
-def _of_present_classes(observation: Observation) -> Observation:
-    """The observation without the rows of classes that have no samples in its split."""
-    keep = observation.moments.present
-    if keep.all():
-        return observation
-    return replace(
-        observation,
-        moments=observation.moments.observed(),
-        weight=None if observation.weight is None else observation.weight[keep],
-        bias=None if observation.bias is None else observation.bias[keep],
-    )
-
-
 def _to_keep(tensor: Tensor) -> Tensor:
     return (tensor.float() if tensor.is_floating_point() else tensor).cpu()
 
@@ -288,48 +291,27 @@ def _validation_loader(trainer: Trainer, callbacks: list[CollapseCallback]) -> d
     return {"val": loaders}
 
 
-@dataclass
-class _Shared:
-    """What the callbacks of one trainer that agree on a source do once for all."""
-
-    head: str
-    """Dotted name of the classifier."""
-    when: tuple[int, int] = (-1, -1)
-    """Epoch and step of the look."""
-    observations: dict[str, dict[str, Observation]] = field(default_factory=dict)
+_looks: WeakKeyDictionary[Trainer, dict[Source, tuple[tuple[int, int], dict[str, dict[str, Observation]]]]]
+_looks = WeakKeyDictionary()
+"""The last look of each trainer at each source: when (epoch and step), and what was found."""
 
 
-_shared: WeakKeyDictionary[Trainer, dict[Source, _Shared]] = WeakKeyDictionary()
-
-
-def _peers(trainer: Trainer, source: Source) -> list[CollapseCallback]:
+def _callbacks(trainer: Trainer) -> list[CollapseCallback]:
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
-    return [c for c in callbacks if isinstance(c, CollapseCallback) and c.source == source]
-
-
-def _shared_head(trainer: Trainer, pl_module: LightningModule, callback: CollapseCallback) -> str:
-    """The classifier's name: the first callback of a source tries the set-up for all."""
-    peers = _peers(trainer, callback.source)
-    if peers[0] is callback:
-        look = Look(trainer, pl_module, callback.source, _widest(peers))
-        head = look.check({"train": trainer.train_dataloader, **_validation_loader(trainer, peers)})
-        _shared.setdefault(trainer, {})[callback.source] = _Shared(head)
-    return _shared[trainer][callback.source].head
+    return [callback for callback in callbacks if isinstance(callback, CollapseCallback)]
 
 
 def _shared_look(
     trainer: Trainer, pl_module: LightningModule, callback: CollapseCallback
 ) -> dict[str, dict[str, Observation]]:
     """Observations for this callback: the first that asks after an epoch looks for all that are due."""
-    shared, now = _shared[trainer][callback.source], (trainer.current_epoch, trainer.global_step)
-    if shared.when != now:
-        peers = [c for c in _peers(trainer, callback.source) if c.is_due(trainer)]
-        cache_bytes = max(c.cache_bytes for c in peers)
-        look = Look(trainer, pl_module, callback.source, _widest(peers), cache_bytes, shared.head)
-        shared.observations = look.run(trainer.train_dataloader, _validation_loader(trainer, peers))
-        shared.when = now
-    return shared.observations
-
-
-def _widest(callbacks: list[CollapseCallback]) -> Covariance:
-    return max((c.covariance for c in callbacks), key=_COVARIANCES.index)
+    now = (trainer.current_epoch, trainer.global_step)
+    looks = _looks.setdefault(trainer, {})
+    when, observations = looks.get(callback.source, (None, {}))
+    if when != now:
+        peers = [c for c in _callbacks(trainer) if c.source == callback.source and c.is_due(trainer)]
+        needs, cache_bytes = reduce(or_, (c.needs for c in peers)), max(c.cache_bytes for c in peers)
+        look = Look(trainer, pl_module, callback.source, needs, cache_bytes, callback.head)
+        observations = look.run(trainer.train_dataloader, _validation_loader(trainer, peers))
+        looks[callback.source] = now, observations
+    return observations

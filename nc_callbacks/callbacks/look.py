@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
-from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.trainer.states import RunningStage
 from torch import Tensor
 
-from nc_callbacks.functional import nearest_mean
-from nc_callbacks.probe import Batch, Pool, Tap, default_batch_fn, find_head, own_loader, undisturbed
-from nc_callbacks.statistics import ClassMoments, ClassStatistics, Covariance
+from nc_callbacks.callbacks.progress import progress
+from nc_callbacks.functional import SoftmaxExpectations, centred_mean_weight, nearest_mean
+from nc_callbacks.loader import RankBatches, own_loader
+from nc_callbacks.probe import Batch, Pool, Tap, default_batch_fn, find_head, undisturbed
+from nc_callbacks.statistics import (
+    ClassMoments,
+    ClassStatistics,
+    Covariance,
+    OutputErrors,
+    Outputs,
+    SoftmaxStatistics,
+    wide_dtype,
+)
 
 MAX_FEATURES = 32_768
 """A layer with more features would need more than 4 GiB for its p × p covariance."""
+
+_COVARIANCES: tuple[Covariance, ...] = ("none", "pooled", "per_class")
 
 
 @dataclass(frozen=True)
@@ -30,10 +39,59 @@ class Source:
     """Where a look finds its features; callbacks that agree on it share one pass."""
 
     head: str | None = None
-    layers: tuple[str, ...] = ()
     pool: Pool = None
     batch_fn: Callable[[Any], tuple[Any, Any]] | None = None
     forward_fn: Callable[[LightningModule, Any], Any] | None = None
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a pass has to gather; ``a | b`` serves both."""
+
+    layers: tuple[str, ...] = ()
+    """Dotted names of the further modules whose input is watched."""
+    covariance: Covariance = "none"
+    """At the classifier's input."""
+    layer_covariance: Covariance = "none"
+    """At the further layers."""
+    errors: frozenset[Outputs] = frozenset()
+    """Kinds of outputs whose errors are gathered."""
+    softmax: bool = False
+    """Expectations of the softmax outputs of each class."""
+    samples: tuple[int, ...] = ()
+    """Indices of training samples whose outputs are kept."""
+    ood_loader: Any = None
+    """Out-of-distribution data whose feature mean is gathered."""
+
+    def __or__(self, other: Needs) -> Needs:
+        return Needs(
+            tuple(dict.fromkeys(self.layers + other.layers)),
+            max(self.covariance, other.covariance, key=_COVARIANCES.index),
+            max(self.layer_covariance, other.layer_covariance, key=_COVARIANCES.index),
+            self.errors | other.errors,
+            self.softmax or other.softmax,
+            tuple(dict.fromkeys(self.samples + other.samples)),
+            self.ood_loader if self.ood_loader is not None else other.ood_loader,
+        )
+
+
+@dataclass(frozen=True)
+class ClassifierObservation:
+    """What a look found of the classifier on one split; accuracies and mismatch are shares of samples."""
+
+    weight: Float[Tensor, "k p"]
+    bias: Float[Tensor, " k"] | None
+    accuracy: float
+    """Of the classifier."""
+    mismatch: float
+    """Where classifier and nearest class mean (of the training split) disagree."""
+    centred_mean_accuracy: float
+    """Of argmax_c hᵀμ_c, the weight replaced by the centred class means (of the training split) and no bias."""
+    errors: dict[Outputs, dict[str, Tensor]] = field(default_factory=dict)
+    """What `OutputErrors` computes, by kind of outputs."""
+    expectations: SoftmaxExpectations | None = None
+    samples: Float[Tensor, "s columns"] | None = None
+    """Index, label and outputs (k) of the chosen training samples, a row each."""
 
 
 @dataclass(frozen=True)
@@ -46,59 +104,25 @@ class Observation:
     """Moments of this split's features; classes without samples have NaN rows."""
     nearest_mean_accuracy: float
     """Share of samples whose nearest class mean (of the training split) is their own."""
-    weight: Float[Tensor, "k p"] | None = None
-    """W, at the classifier only."""
-    bias: Float[Tensor, " k"] | None = None
-    """b, at the classifier only, or None."""
-    accuracy: float | None = None
-    """Accuracy of the classifier, at the classifier only."""
-    mismatch: float | None = None
-    """Share of samples where classifier and nearest class mean (of the training split) disagree; classifier only."""
+    classifier: ClassifierObservation | None = None
+    """At the classifier's input only."""
+    ood_mean: Float[Tensor, " p"] | None = None
+    """Feature mean of the out-of-distribution data, where there is any."""
 
-
-@dataclass
-class _Tally:
-    """Sample counts of one split: all, right by the classifier, and layer by layer by the nearest class mean."""
-
-    samples: Tensor
-    right: Tensor
-    nearest_right: dict[str, Tensor]
-    mismatches: Tensor
-
-    @classmethod
-    def start(cls, layers: Sequence[str], device: torch.device) -> _Tally:
-        def zero() -> Tensor:
-            return torch.zeros((), dtype=torch.long, device=device)
-
-        return cls(zero(), zero(), {layer: zero() for layer in layers}, zero())
-
-    def reduced(self, trainer: Trainer) -> _Tally:
-        """Summed over ranks."""
-        flat = torch.stack([self.samples, self.right, self.mismatches, *self.nearest_right.values()])
-        flat = trainer.strategy.reduce(flat, reduce_op="sum")
-        return _Tally(flat[0], flat[1], dict(zip(self.nearest_right, flat[3:], strict=True)), flat[2])
-
-
-@dataclass
-class _Kept:
-    """A batch in the feature cache."""
-
-    features: dict[str, Tensor]
-    predictions: Int[Tensor, " n"]
-    targets: Int[Tensor, " n"]
-
-
-@dataclass(frozen=True)
-class _TrainMeans:
-    """Class means of the training split; a class without training samples has no mean to be near to."""
-
-    present: Tensor
-    classes: Tensor
-
-    @classmethod
-    def of(cls, moments: ClassMoments) -> _TrainMeans:
-        classes = moments.means.isfinite().all(1).nonzero().squeeze(1)
-        return cls(moments.means[classes], classes)
+    def of_present_classes(self) -> Observation:
+        """The same without the rows of classes that have no samples in this split."""
+        keep = self.moments.present
+        if keep.all():
+            return self
+        classifier = self.classifier
+        if classifier is not None:
+            bias = None if classifier.bias is None else classifier.bias[keep]
+            expectations = classifier.expectations
+            if expectations is not None:
+                products = expectations.products[keep][:, keep][:, :, keep]
+                expectations = SoftmaxExpectations(expectations.probabilities[keep][:, keep], products)
+            classifier = replace(classifier, weight=classifier.weight[keep], bias=bias, expectations=expectations)
+        return replace(self, moments=self.moments.observed(), classifier=classifier)
 
 
 @dataclass
@@ -109,7 +133,7 @@ class Look:
         trainer: The trainer.
         model: Its LightningModule.
         source: Where to find the features.
-        covariance: What `ClassStatistics` gather.
+        needs: What to gather.
         cache_bytes: Budget of the feature cache. What needs the final class means is computed from it; where the
             features do not fit, in a second pass.
         head: Dotted name of the classifier, once `check` has found it.
@@ -118,26 +142,30 @@ class Look:
     trainer: Trainer
     model: LightningModule
     source: Source
-    covariance: Covariance = "pooled"
+    needs: Needs
     cache_bytes: int = 512 * 2**20
     head: str = ""
 
     def check(self, loaders: dict[str, Any]) -> str:
         """Try one batch of each loader: everything that can be wrong with the set-up is raised here.
 
+        Args:
+            loaders: Loaders by split, ``"train"`` first.
+
         Returns:
             The dotted name of the classifier.
 
         Raises:
             ValueError: No classifier, a layer that is not there or does not run, a batch that cannot be read, targets
-                out of range, an empty loader.
+                out of range, an empty loader, an out-of-distribution batch that the model cannot take.
         """
         with self._standing_still():
-            for split, loader in loaders.items():
-                self._check_split(split, loader)
+            shapes = {split: self._check_split(split, loader) for split, loader in loaders.items()}
+            if self.needs.ood_loader is not None:
+                self._check_ood(shapes["train"])
         return self.head
 
-    def _check_split(self, split: str, loader: Any) -> None:
+    def _check_split(self, split: str, loader: Any) -> tuple[int, ...]:
         own, _ = own_loader(loader, workers=0)
         raw = next(iter(own), None)
         if raw is None:
@@ -148,14 +176,41 @@ class Look:
         with self._tap() as tap:
             self._forward(inputs)
             batch = tap.read(targets)
-            for name, features in batch.features.items():
-                if features.shape[1] > MAX_FEATURES and self.covariance != "none":
-                    raise ValueError(
-                        f"Layer {name!r} has {features.shape[1]} features, and its within-class covariance has as "
-                        f"many rows and columns ({features.shape[1] ** 2 * 4 / 2**30:.0f} GiB). Watch it with "
-                        'pool="mean", or watch a later layer.'
-                    )
-                self._statistics(len(tap.weight), "none").update(features, batch.targets)
+        for name, features in batch.features.items():
+            covariance = self.needs.covariance if name == self.head else self.needs.layer_covariance
+            if features.shape[1] > MAX_FEATURES and covariance != "none":
+                raise ValueError(
+                    f"Layer {name!r} has {features.shape[1]} features, and its within-class covariance has as many "
+                    f'rows and columns ({features.shape[1] ** 2 * 4 / 2**30:.0f} GiB). Watch it with pool="mean", or '
+                    "watch a later layer."
+                )
+        ClassStatistics(len(tap.weight), covariance="none").update(
+            batch.features[self.head].float().cpu(), batch.targets.cpu()
+        )
+        if split == "train" and self.needs.samples:
+            samples = len(own.dataset) if isinstance(getattr(own, "batch_sampler", None), RankBatches) else 0
+            if not all(0 <= index < samples for index in self.needs.samples):
+                raise ValueError(
+                    f"samples must be indices of the training set, which has {samples} samples with an index; got "
+                    f"{list(self.needs.samples)}."
+                )
+        return tuple(getattr(inputs, "shape", ()))
+
+    def _check_ood(self, trained_on: tuple[int, ...]) -> None:
+        own, _ = own_loader(self.needs.ood_loader, workers=0)
+        raw = next(iter(own), None)
+        if raw is None:
+            raise ValueError("The out-of-distribution loader is empty: it gave no batch.")
+        inputs = self._ood_inputs(raw)
+        try:
+            with self._tap() as tap:
+                self._forward(inputs)
+                tap.read_features()
+        except Exception as error:
+            raise ValueError(
+                f"The model cannot take the out-of-distribution batch of shape {tuple(getattr(inputs, 'shape', ()))}; "
+                f"it trains on batches of shape {trained_on}. Give both the same image shape. ({error})"
+            ) from error
 
     def run(self, train: Any, others: dict[str, Any]) -> dict[str, dict[str, Observation]]:
         """Pass over the training loader, then over the others.
@@ -171,92 +226,117 @@ class Look:
             ValueError: As in `check`, for a later batch.
         """
         with self._standing_still(), self._tap() as tap:
-            observations = {"train": self._look_at_train(tap, train)}
-            means = {layer: _TrainMeans.of(seen.moments) for layer, seen in observations["train"].items()}
+            ood_means = self._ood_means(tap)
+            gathered, decisions = self._look_at_train(tap, train)
+            observations = {"train": self._observed(tap, "train", gathered, decisions, ood_means)}
             for split, loader in others.items():
-                observations[split] = self._look_at(tap, split, loader, means)
+                gathered, decisions = _Gathered(self, tap), decisions.restarted()
+                for batch, _ in self._batches(tap, split, loader):
+                    gathered.update(batch)
+                    decisions.update(batch.features, batch.outputs.argmax(1), batch.targets)
+                observations[split] = self._observed(tap, split, gathered, decisions, ood_means)
         return observations
 
-    def _look_at_train(self, tap: Tap, loader: Any) -> dict[str, Observation]:
-        statistics = {layer: self._statistics(len(tap.weight)) for layer in tap.modules}
-        cache: list[_Kept] | None = []
-        room = self.cache_bytes
-        for batch in self._batches(tap, "train", loader):
-            for layer, statistic in statistics.items():
-                statistic.update(batch.features[layer], batch.targets)
+    def _look_at_train(self, tap: Tap, loader: Any) -> tuple[_Gathered, _Decisions]:
+        gathered, room = _Gathered(self, tap), self.cache_bytes
+        cache: list[tuple[dict[str, Tensor], Tensor, Tensor]] | None = []
+        for batch, positions in self._batches(tap, "train", loader):
+            gathered.update(batch)
+            gathered.keep_samples(batch, positions)
             if cache is not None:
                 room -= sum(features.nbytes for features in batch.features.values())
-                cache.append(_Kept(batch.features, batch.outputs.argmax(1), batch.targets))
+                cache.append((batch.features, batch.outputs.argmax(1), batch.targets))
                 cache = cache if room >= 0 else None
-        moments = {layer: statistic.compute() for layer, statistic in statistics.items()}
-        means = {layer: _TrainMeans.of(moment) for layer, moment in moments.items()}
-        tally = _Tally.start(list(tap.modules), self.model.device)
+        decisions = _Decisions(self.head, gathered.moments())
         # Where one rank's cache overflowed, all ranks make the second pass.
         if not self.trainer.strategy.reduce_boolean_decision(cache is not None, all=True):
             cache = None
-            again = self._batches(tap, "train (class means)", loader)
-            kept: Any = (_Kept(batch.features, batch.outputs.argmax(1), batch.targets) for batch in again)
+        if cache is None:
+            for batch, _ in self._batches(tap, "train (class means)", loader):
+                decisions.update(batch.features, batch.outputs.argmax(1), batch.targets)
         else:
-            kept = cache
-        for item in kept:
-            _count(tally, item, means, self.head)
-        return self._observed(tap, "train", moments, tally)
-
-    def _look_at(self, tap: Tap, split: str, loader: Any, means: dict[str, _TrainMeans]) -> dict[str, Observation]:
-        statistics = {layer: self._statistics(len(tap.weight)) for layer in tap.modules}
-        tally = _Tally.start(list(tap.modules), self.model.device)
-        for batch in self._batches(tap, split, loader):
-            for layer, statistic in statistics.items():
-                statistic.update(batch.features[layer], batch.targets)
-            _count(tally, _Kept(batch.features, batch.outputs.argmax(1), batch.targets), means, self.head)
-        return self._observed(tap, split, {name: s.compute() for name, s in statistics.items()}, tally)
+            for features, predictions, targets in cache:
+                decisions.update(features, predictions, targets)
+        return gathered, decisions
 
     def _observed(
-        self, tap: Tap, split: str, moments: dict[str, ClassMoments], tally: _Tally
+        self, tap: Tap, split: str, gathered: _Gathered, decisions: _Decisions, ood_means: dict[str, Tensor]
     ) -> dict[str, Observation]:
-        total = tally.reduced(self.trainer)
-        n = max(int(total.samples), 1)
+        shares = decisions.shares(self.trainer)
         observations = {
-            layer: Observation(split, layer, moments[layer], int(right) / n)
-            for layer, right in total.nearest_right.items()
+            layer: Observation(split, layer, moments, shares[f"nearest {layer}"], ood_mean=ood_means.get(layer))
+            for layer, moments in gathered.moments().items()
         }
-        observations[self.head] = replace(
-            observations[self.head],
+        classifier = ClassifierObservation(
             weight=tap.weight.clone(),
             bias=None if tap.bias is None else tap.bias.clone(),
-            accuracy=int(total.right) / n,
-            mismatch=int(total.mismatches) / n,
+            accuracy=shares["accuracy"],
+            mismatch=shares["mismatch"],
+            centred_mean_accuracy=shares["centred means"],
+            errors={kind: errors.compute() for kind, errors in gathered.errors.items()},
+            expectations=None if gathered.softmax is None else gathered.softmax.compute(),
+            samples=gathered.reduced_samples(self.trainer) if split == "train" else None,
         )
+        observations[self.head] = replace(observations[self.head], classifier=classifier)
         return observations
 
-    def _statistics(self, num_classes: int, covariance: Covariance | None = None) -> ClassStatistics:
-        return ClassStatistics(num_classes, covariance=covariance or self.covariance).to(self.model.device)
+    def _ood_means(self, tap: Tap) -> dict[str, Tensor]:
+        """Feature means of the out-of-distribution data by layer."""
+        if self.needs.ood_loader is None:
+            return {}
+        sums: dict[str, Tensor] = {}
+        samples = torch.zeros((), dtype=wide_dtype(self.model.device), device=self.model.device)
+        for raw in self._raw_batches("out of distribution", self.needs.ood_loader):
+            self._forward(self._ood_inputs(raw.batch))
+            features = tap.read_features()
+            if raw.counts:
+                samples += len(features[self.head])
+                for layer, rows in features.items():
+                    total = rows.sum(0, dtype=samples.dtype)
+                    sums[layer] = sums[layer] + total if layer in sums else total
+        reduce = self.trainer.strategy.reduce
+        samples = reduce(samples, reduce_op="sum")
+        return {layer: reduce(total, reduce_op="sum") / samples for layer, total in sums.items()}
 
     def _tap(self) -> Tap:
-        return Tap(self.model, self.head, self.source.layers, self.source.pool)
+        return Tap(self.model, self.head, self.needs.layers, self.source.pool)
 
-    def _batches(self, tap: Tap, split: str, loader: Any) -> Iterator[Batch]:
+    def _batches(self, tap: Tap, split: str, loader: Any) -> Iterator[tuple[Batch, Sequence[int] | None]]:
+        """Batches that count, with their samples' indices in the dataset where these are known."""
+        for raw in self._raw_batches(split, loader):
+            inputs, targets = self._inputs_and_targets(raw.batch)
+            self._forward(inputs)
+            batch = tap.read(targets)
+            if raw.counts:
+                yield batch, raw.indices
+
+    def _raw_batches(self, split: str, loader: Any) -> Iterator[_Raw]:
+        """This rank's batches; all ranks have equally many, some of which may not count."""
         trainer = self.trainer
         own, counted = own_loader(loader, trainer.global_rank, trainer.world_size)
+        sampler = getattr(own, "batch_sampler", None)
         limit = _limit(trainer, split)
-        total = min(_length(own), limit)
-        with progress(trainer, f"Neural collapse: {split}", total) as advance:
-            for index, raw in enumerate(own):
-                if index >= limit:
+        with progress(trainer, f"Neural collapse: {split}", min(_length(own), limit)) as advance:
+            for number, batch in enumerate(own):
+                if number >= limit:
                     break
-                inputs, targets = self._inputs_and_targets(raw)
-                self._forward(inputs)
-                batch = tap.read(targets)
-                if counted is None or index < counted:
-                    yield batch
+                counts = counted is None or number < counted
+                indices = sampler.indices_of(number) if isinstance(sampler, RankBatches) else None
+                yield _Raw(batch, counts, indices)
                 advance()
 
     def _inputs_and_targets(self, raw: Any) -> tuple[Any, Any]:
-        strategy, model = self.trainer.strategy, self.model
+        return (self.source.batch_fn or default_batch_fn)(self._on_device(raw))
+
+    def _ood_inputs(self, raw: Any) -> Any:
+        batch = self._on_device(raw)
+        return batch if isinstance(batch, Tensor) else (self.source.batch_fn or default_batch_fn)(batch)[0]
+
+    def _on_device(self, raw: Any) -> Any:
+        strategy = self.trainer.strategy
         batch = strategy.precision_plugin.convert_input(raw)
-        batch = model._on_before_batch_transfer(batch, dataloader_idx=0)
-        batch = strategy.batch_to_device(batch, dataloader_idx=0)
-        return (self.source.batch_fn or default_batch_fn)(batch)
+        batch = self.model._on_before_batch_transfer(batch, dataloader_idx=0)
+        return strategy.batch_to_device(batch, dataloader_idx=0)
 
     def _forward(self, inputs: Any) -> Any:
         with self.trainer.strategy.precision_plugin.val_step_context():
@@ -276,17 +356,94 @@ class Look:
                 self.trainer.state.stage = stage
 
 
-def _count(tally: _Tally, batch: _Kept, means: dict[str, _TrainMeans], head: str) -> None:
-    """Add a batch to the tally: who is right, the classifier or the nearest class mean, and where they differ."""
-    tally.samples += len(batch.targets)
-    tally.right += (batch.predictions == batch.targets).sum()
-    for layer, features in batch.features.items():
-        if len(means[layer].classes) < 2:
-            continue
-        nearest = means[layer].classes[nearest_mean(features, means[layer].present)]
-        tally.nearest_right[layer] += (nearest == batch.targets).sum()
-        if layer == head:
-            tally.mismatches += (nearest != batch.predictions).sum()
+@dataclass(frozen=True)
+class _Raw:
+    """A batch as the loader gave it."""
+
+    batch: Any
+    counts: bool
+    indices: Sequence[int] | None
+
+
+class _Gathered:
+    """The statistics of one split, batch by batch."""
+
+    def __init__(self, look: Look, tap: Tap) -> None:
+        k, needs, device = len(tap.weight), look.needs, look.model.device
+        self.head = look.head
+        self.statistics = {
+            layer: ClassStatistics(k, covariance=needs.covariance if layer == look.head else needs.layer_covariance).to(
+                device
+            )
+            for layer in tap.modules
+        }
+        self.errors = {kind: OutputErrors(k, kind).to(device) for kind in sorted(needs.errors)}
+        self.softmax = SoftmaxStatistics(k).to(device) if needs.softmax else None
+        self.rows = {index: row for row, index in enumerate(needs.samples)}
+        self.samples = torch.zeros(len(self.rows), 2 + k, device=device)
+
+    def update(self, batch: Batch) -> None:
+        for layer, statistics in self.statistics.items():
+            statistics.update(batch.features[layer], batch.targets)
+        for errors in self.errors.values():
+            errors.update(batch.outputs, batch.targets)
+        if self.softmax is not None:
+            self.softmax.update(batch.outputs, batch.targets)
+
+    def moments(self) -> dict[str, ClassMoments]:
+        return {layer: statistics.compute() for layer, statistics in self.statistics.items()}
+
+    def keep_samples(self, batch: Batch, indices: Sequence[int] | None) -> None:
+        """Keep the outputs of the chosen samples that are in the batch."""
+        if not self.rows or indices is None or len(indices) != len(batch.targets):
+            return
+        for place, index in enumerate(indices):
+            if (row := self.rows.get(index)) is not None:
+                self.samples[row, 0] = index
+                self.samples[row, 1] = batch.targets[place]
+                self.samples[row, 2:] = batch.outputs[place]
+
+    def reduced_samples(self, trainer: Trainer) -> Tensor | None:
+        return trainer.strategy.reduce(self.samples, reduce_op="sum") if self.rows else None
+
+
+class _Decisions:
+    """How often classifier, nearest class mean and centred class means are right; class means of the training split."""
+
+    def __init__(self, head: str, moments: dict[str, ClassMoments]) -> None:
+        self.head = head
+        # A class without training samples, or with features that are not finite, has no mean to be near to.
+        self.classes = {layer: m.means.isfinite().all(1).nonzero().squeeze(1) for layer, m in moments.items()}
+        self.means = {layer: m.means[self.classes[layer]] for layer, m in moments.items()}
+        names = ("samples", "accuracy", "mismatch", "centred means", *(f"nearest {layer}" for layer in moments))
+        self.counts = {name: self.classes[head].new_zeros(()) for name in names}
+
+    def restarted(self) -> _Decisions:
+        """The same class means, for another split."""
+        other = _Decisions.__new__(_Decisions)
+        other.head, other.classes, other.means = self.head, self.classes, self.means
+        other.counts = {name: torch.zeros_like(count) for name, count in self.counts.items()}
+        return other
+
+    def update(self, features: dict[str, Tensor], predictions: Int[Tensor, " n"], targets: Int[Tensor, " n"]) -> None:
+        self.counts["samples"] += len(targets)
+        self.counts["accuracy"] += (predictions == targets).sum()
+        for layer, rows in features.items():
+            classes, means = self.classes[layer], self.means[layer]
+            if len(classes) < 2:
+                continue
+            nearest = classes[nearest_mean(rows, means)]
+            self.counts[f"nearest {layer}"] += (nearest == targets).sum()
+            if layer == self.head:
+                self.counts["mismatch"] += (nearest != predictions).sum()
+                logits = rows.to(means.dtype) @ centred_mean_weight(means, "none").T
+                self.counts["centred means"] += (classes[logits.argmax(1)] == targets).sum()
+
+    def shares(self, trainer: Trainer) -> dict[str, float]:
+        """Shares of all ranks' samples."""
+        totals = trainer.strategy.reduce(torch.stack(list(self.counts.values())), reduce_op="sum").tolist()
+        named = dict(zip(self.counts, totals, strict=True))
+        return {name: count / max(named["samples"], 1) for name, count in named.items()}
 
 
 def _limit(trainer: Trainer, split: str) -> float:
@@ -298,6 +455,8 @@ def _limit(trainer: Trainer, split: str) -> float:
 
     if split == "val":
         return math.inf if unlimited(trainer.limit_val_batches) else min(trainer.num_val_batches, default=0)
+    if not split.startswith("train"):
+        return math.inf
     whole = unlimited(trainer.limit_train_batches) and not trainer.overfit_batches  # type: ignore[attr-defined]
     return math.inf if whole else trainer.num_training_batches
 
@@ -307,31 +466,3 @@ def _length(loader: Any) -> float:
         return len(loader)
     except TypeError:
         return math.inf
-
-
-@contextmanager
-def progress(trainer: Trainer, description: str, total: float) -> Iterator[Callable[[], Any]]:
-    """A bar for the pass in the style of the trainer's own; none where the trainer shows none."""
-    bar = trainer.progress_bar_callback
-    if isinstance(bar, RichProgressBar) and bar.is_enabled and bar.progress is not None:
-        task = bar._add_task(total, description)
-
-        def advance() -> None:
-            assert bar.progress is not None
-            bar.progress.advance(task)
-            bar.refresh()
-
-        try:
-            yield advance
-        finally:
-            bar.progress.remove_task(task)
-            bar.refresh()
-    elif isinstance(bar, TQDMProgressBar) and bar.is_enabled and trainer.is_global_zero:
-        steps = int(total) if total != math.inf else None
-        place = 2 * bar.process_position + 1
-        with Tqdm(
-            desc=description, total=steps, leave=False, position=place, dynamic_ncols=True, file=sys.stdout
-        ) as ticks:
-            yield ticks.update
-    else:
-        yield lambda: None

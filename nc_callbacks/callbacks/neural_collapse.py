@@ -6,7 +6,7 @@ from pathlib import Path
 
 import nc_callbacks.functional as F_nc
 from nc_callbacks.callbacks.base import CollapseCallback, Measurement
-from nc_callbacks.callbacks.look import Observation
+from nc_callbacks.callbacks.look import Needs, Observation
 
 MAX_CLASSES_OF_MATRIX = 1_000
 """The k × k cosines are kept in `latest` up to this number of classes."""
@@ -32,6 +32,10 @@ class NeuralCollapse(CollapseCallback):
         >>> trainer = Trainer(max_epochs=3, callbacks=[NeuralCollapse(splits=["train", "val"])], logger=False)
     """
 
+    @property
+    def needs(self) -> Needs:
+        return Needs(self.layers, covariance="pooled", layer_covariance="pooled")
+
     def measure(self, observation: Observation) -> Measurement:
         moments = observation.moments
         assert moments.within is not None
@@ -48,9 +52,8 @@ class NeuralCollapse(CollapseCallback):
             "nc2_etf": F_nc.nc2_etf(centred),
         }
         numbers = {"ncc_accuracy": observation.nearest_mean_accuracy}
-        if (weight := observation.weight) is not None:
-            assert observation.accuracy is not None
-            assert observation.mismatch is not None
+        if (classifier := observation.classifier) is not None:
+            weight = classifier.weight
             tensors |= {
                 "nc2_equinorm_weights": F_nc.nc2_equinorm(weight),
                 "nc2_equiangularity_weights": F_nc.nc2_equiangularity(weight),
@@ -59,9 +62,9 @@ class NeuralCollapse(CollapseCallback):
                 "nc3_etf": F_nc.nc3_etf(weight, means, centre),
                 "nc3_uniform_duality": F_nc.nc3_uniform_duality(weight, means, centre),
             }
-            numbers |= {"nc4": observation.mismatch, "accuracy": observation.accuracy}
+            numbers |= {"nc4": classifier.mismatch, "accuracy": classifier.accuracy}
             if observation.split == "train":
-                numbers["tpt"] = float(observation.accuracy == 1)
+                numbers["tpt"] = float(classifier.accuracy == 1)
         matrices = {}
         if len(centred) <= MAX_CLASSES_OF_MATRIX:
             unit = centred / centred.norm(dim=1, keepdim=True)

@@ -5,22 +5,46 @@ Lightning, and are differentiable where their formula is.
 """
 
 from nc_callbacks.functional.duality import centred_mean_weight, nc3, nc3_etf, nc3_uniform_duality, wm_cosine
-from nc_callbacks.functional.geometry import nc2_equiangularity, nc2_equinorm, nc2_etf
+from nc_callbacks.functional.geometry import nc2_equiangularity, nc2_equinorm, nc2_etf, nc2_uniformity, nc5
+from nc_callbacks.functional.interpolation import quasi_interpolation_errors
+from nc_callbacks.functional.loss import mse_decomposition
+from nc_callbacks.functional.near_optimal import (
+    NearOptimality,
+    SoftmaxExpectations,
+    a2_residual,
+    implicit_weights,
+    near_optimality,
+    softmax_expectations,
+)
 from nc_callbacks.functional.nearest_mean import nc4, nearest_mean
+from nc_callbacks.functional.spectrum import effective_rank, eigenvalues, explained_variance
 from nc_callbacks.functional.variability import nc1, nc1_cdnv, nc1_quotient
 
 __all__ = [
+    "NearOptimality",
+    "SoftmaxExpectations",
+    "a2_residual",
     "centred_mean_weight",
+    "effective_rank",
+    "eigenvalues",
+    "explained_variance",
+    "implicit_weights",
+    "mse_decomposition",
     "nc1",
     "nc1_cdnv",
     "nc1_quotient",
     "nc2_equiangularity",
     "nc2_equinorm",
     "nc2_etf",
+    "nc2_uniformity",
     "nc3",
     "nc3_etf",
     "nc3_uniform_duality",
     "nc4",
+    "nc5",
+    "near_optimality",
     "nearest_mean",
+    "quasi_interpolation_errors",
+    "softmax_expectations",
     "wm_cosine",
 ]

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nc_callbacks.functional._common import as_matrix, etf_distance, row_blocks
+from nc_callbacks.functional._common import as_matrix, common_dtype, etf_distance, row_blocks
 
 
 def nc2_equinorm(vectors: Float[Tensor, "k p"]) -> Float[Tensor, ""]:
@@ -51,6 +51,62 @@ def nc2_equiangularity(vectors: Float[Tensor, "k p"], signed: bool = False) -> F
         deviations = (unit[rows] @ unit[rows.start :].T + 1 / (k - 1)).abs()
         parts.append(deviations.triu(1).sum())
     return 2 * torch.stack(parts).sum() / pairs
+
+
+def nc2_uniformity(vectors: Float[Tensor, "k p"]) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Mean and variance over c < c' of log(1 / ‖μ̂_c − μ̂_c'‖), μ̂ = μ/‖μ‖ (Liu et al. 2023; Wu & Papyan 2024).
+
+    Dimensionless. For a simplex ETF the mean is −½ log(2k/(k−1)), its least value for k ≤ p + 1, and the variance 0.
+
+    Args:
+        vectors: Centred class means, or weight rows; used as they stand.
+
+    Returns:
+        Mean, and variance over the pairs (divisor: their number).
+
+    Raises:
+        ValueError: There are fewer than two classes.
+
+    Example:
+        >>> nc2_uniformity(torch.tensor([[1.0, 0.0], [-3.0, 0.0]]))
+        (tensor(-0.6931), tensor(0.))
+    """
+    vectors = as_matrix("vectors", vectors)
+    k = len(vectors)
+    unit = vectors / vectors.norm(dim=1, keepdim=True)
+
+    def logs(rows: slice) -> tuple[Tensor, Tensor]:
+        others = unit[rows.start :]
+        pairs = unit.new_ones(rows.stop - rows.start, len(others), dtype=torch.bool).triu(1)
+        squared = 2 - 2 * unit[rows] @ others.T
+        return -squared.clamp(min=0).where(pairs, 1).log() / 2, pairs
+
+    pairs = k * (k - 1) / 2
+    blocks = list(row_blocks(k, k, unit.dtype))
+    mean = torch.stack([logs(rows)[0].sum() for rows in blocks]).sum() / pairs
+    deviations = [((values - mean).square() * used).sum() for values, used in map(logs, blocks)]
+    return mean, torch.stack(deviations).sum() / pairs
+
+
+def nc5(means: Float[Tensor, "k p"], ood_mean: Float[Tensor, " p"]) -> Float[Tensor, ""]:
+    """mean_c |cos(m_c, m_ood)|, in [0, 1]; 0 where out-of-distribution data is orthogonal (Ammar et al. 2024).
+
+    Args:
+        means: Uncentred class means.
+        ood_mean: Feature mean of out-of-distribution data.
+
+    Raises:
+        ValueError: The shapes do not fit, or there are fewer than two classes.
+
+    Example:
+        >>> nc5(torch.eye(3)[:2], torch.tensor([0.0, 0.0, 5.0]))
+        tensor(0.)
+    """
+    dtype = common_dtype(means, ood_mean)
+    means, ood_mean = as_matrix("means", means, dtype), ood_mean.to(dtype)
+    if ood_mean.shape != means.shape[1:]:
+        raise ValueError(f"ood_mean must be ({means.shape[1]},) like a class mean, got {tuple(ood_mean.shape)}.")
+    return (means @ ood_mean / (means.norm(dim=1) * ood_mean.norm())).abs().mean()
 
 
 def nc2_etf(vectors: Float[Tensor, "k p"]) -> Float[Tensor, ""]:

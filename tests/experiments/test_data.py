@@ -74,7 +74,7 @@ def test_cifar(name, torchvision_class, tmp_path, monkeypatch):
     for dataset, files in ((data.train_set, source.train_list), (data.val_set, source.test_list)):
         images = np.concatenate([written[file][0] for file, _ in files]).reshape(-1, 3, 32, 32) / 255
         np.testing.assert_allclose(dataset.tensors[0].numpy(), images, rtol=1e-6)
-        assert dataset.tensors[1].tolist() == sum((written[file][1] for file, _ in files), [])
+        assert dataset.tensors[1].tolist() == [label for file, _ in files for label in written[file][1]]
 
 
 def test_digits_are_stratified_and_in_range():

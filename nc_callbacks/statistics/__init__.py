@@ -1,0 +1,17 @@
+"""Streaming statistics of features and outputs: one pass, merged over ranks, exact to the end of training."""
+
+from nc_callbacks.statistics.classes import ClassStatistics, Covariance
+from nc_callbacks.statistics.moments import ClassMoments, SoftmaxExpectations
+from nc_callbacks.statistics.outputs import OutputErrors, Outputs, SoftmaxStatistics
+from nc_callbacks.statistics.precision import wide_dtype
+
+__all__ = [
+    "ClassMoments",
+    "ClassStatistics",
+    "Covariance",
+    "OutputErrors",
+    "Outputs",
+    "SoftmaxExpectations",
+    "SoftmaxStatistics",
+    "wide_dtype",
+]

@@ -1,0 +1,157 @@
+"""Results of a pass: moments of features and of softmax outputs, class by class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ClassMoments:
+    """First and second moments of features, class by class.
+
+    A class without samples has NaN means, traces and coordinate sums; `observed` drops such classes.
+
+    Example:
+        >>> from nc_callbacks import ClassStatistics
+        >>> statistics = ClassStatistics(num_classes=2)
+        >>> statistics.update(torch.tensor([[0.0, 1.0], [2.0, 1.0], [5.0, 5.0]]), torch.tensor([0, 0, 1]))
+        >>> moments = statistics.compute()
+        >>> moments.means.tolist()
+        [[1.0, 1.0], [5.0, 5.0]]
+        >>> moments.traces.tolist()
+        [1.0, 0.0]
+    """
+
+    counts: Int[Tensor, " k"]
+    """n_c, samples of each class."""
+    means: Float[Tensor, "k p"]
+    """m_c, class means."""
+    traces: Float[Tensor, " k"]
+    """v_c = tr C_c, with C_c the population covariance (divisor n_c) of class c."""
+    coordinate_sums: Float[Tensor, " k"]
+    """1ᵀ C_c 1, the variance of the sum of all coordinates."""
+    within: Float[Tensor, "p p"] | None = None
+    """Σ_W = Σ_c π_c C_c, or None where it was not gathered."""
+    covariances: Float[Tensor, "k p p"] | None = None
+    """C_c, or None where they were not gathered."""
+    nonfinite: int = 0
+    """Samples whose features hold NaN or infinity (or overflow when squared)."""
+
+    @property
+    def present(self) -> Bool[Tensor, " k"]:
+        """Which classes have samples."""
+        return self.counts > 0
+
+    @property
+    def priors(self) -> Float[Tensor, " k"]:
+        """π_c = n_c / n."""
+        return self.counts.to(self.means.dtype) / self.counts.sum()
+
+    @property
+    def global_mean(self) -> Float[Tensor, " p"]:
+        """m = (1/k) Σ_c m_c over the classes that have samples (not weighted by their counts)."""
+        return self.means[self.present].mean(dim=0)
+
+    @property
+    def sample_mean(self) -> Float[Tensor, " p"]:
+        """Σ_c π_c m_c, the mean over samples."""
+        return self.priors[self.present] @ self.means[self.present]
+
+    @property
+    def centred_means(self) -> Float[Tensor, "k p"]:
+        """M, with rows μ_c = m_c − m."""
+        return self.means - self.global_mean
+
+    @property
+    def between(self) -> Float[Tensor, "p p"]:
+        """Σ_B = (1/k) Σ_c μ_c μ_cᵀ over the classes that have samples."""
+        centred = self.centred_means[self.present]
+        return centred.T @ centred / len(centred)
+
+    @property
+    def second_moment(self) -> Float[Tensor, "p p"]:
+        """(1/n) Σ_i x_i x_iᵀ = Σ_W + Σ_c π_c m_c m_cᵀ.
+
+        Raises:
+            ValueError: Σ_W was not gathered (``covariance="none"``).
+        """
+        if self.within is None:
+            raise ValueError(
+                "second_moment needs the within-class covariance, but these moments were gathered with "
+                'covariance="none". Use ClassStatistics(..., covariance="pooled") or "per_class".'
+            )
+        means = self.means[self.present]
+        return self.within + (self.priors[self.present][:, None] * means).T @ means
+
+    def observed(self) -> ClassMoments:
+        """The same moments without the rows of classes that have no samples."""
+        keep = self.present
+        return replace(
+            self,
+            counts=self.counts[keep],
+            means=self.means[keep],
+            traces=self.traces[keep],
+            coordinate_sums=self.coordinate_sums[keep],
+            covariances=None if self.covariances is None else self.covariances[keep],
+        )
+
+    def merge(self, other: ClassMoments) -> ClassMoments:
+        """Moments of both sets of samples together, by the pairwise formula of Chan, Golub & LeVeque (1979).
+
+        Covariances are kept where both sides have them.
+
+        Raises:
+            ValueError: The two differ in the number of classes or features.
+        """
+        if self.means.shape != other.means.shape:
+            raise ValueError(
+                f"merge expects moments of the same classes and features, got means of shape "
+                f"{tuple(self.means.shape)} and {tuple(other.means.shape)}."
+            )
+        dtype = torch.promote_types(self.means.dtype, other.means.dtype)
+        counts = self.counts + other.counts
+        share = other.counts.to(dtype) / counts.clamp(min=1)
+        mine, theirs = self.present, other.present
+        # An absent side takes the other's mean: its weight is 0, and NaN · 0 would be NaN.
+        own_means = torch.where(mine[:, None], self.means, other.means)
+        gap = torch.where((mine & theirs)[:, None], other.means - self.means, torch.zeros_like(own_means))
+        spread = (1 - share) * share
+
+        def mixed(a: Tensor, b: Tensor, correction: Tensor) -> Tensor:
+            weight = share.view(-1, *(1,) * (a.ndim - 1))
+            own = torch.where(mine.view(weight.shape), a, b)
+            their = torch.where(theirs.view(weight.shape), b, a)
+            return (1 - weight) * own + weight * their + correction
+
+        pooled = None
+        if self.within is not None and other.within is not None:
+            n, m = self.counts.sum().to(dtype), other.counts.sum().to(dtype)
+            weights = counts * spread
+            pooled = (n * self.within + m * other.within + (weights[:, None] * gap).T @ gap) / (n + m).clamp(min=1)
+        covariances = None
+        if self.covariances is not None and other.covariances is not None:
+            outer = spread[:, None, None] * gap[:, :, None] * gap[:, None, :]
+            covariances = mixed(self.covariances, other.covariances, outer)
+        return ClassMoments(
+            counts=counts,
+            means=own_means + share[:, None] * gap,
+            traces=mixed(self.traces, other.traces, spread * gap.square().sum(1)),
+            coordinate_sums=mixed(self.coordinate_sums, other.coordinate_sums, spread * gap.sum(1).square()),
+            within=pooled,
+            covariances=covariances,
+            nonfinite=self.nonfinite + other.nonfinite,
+        )
+
+
+@dataclass(frozen=True)
+class SoftmaxExpectations:
+    """Expectations over each class j of the softmax outputs p of a classifier."""
+
+    probabilities: Float[Tensor, "k k"]
+    """E_j[p_ℓ], row j."""
+    products: Float[Tensor, "k k k"]
+    """E_j[p_ℓ p_q], matrix j."""

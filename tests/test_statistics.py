@@ -1,0 +1,866 @@
+from __future__ import annotations
+
+import copy
+import dataclasses
+import pickle
+from collections.abc import Callable
+from functools import reduce
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from nc_callbacks import functional
+from nc_callbacks.statistics import ClassMoments, ClassStatistics, OutputErrors, classes
+from tests import reference
+
+COVARIANCES = ["none", "pooled", "per_class"]
+RTOL = {torch.float32: 1e-6, torch.float64: 1e-14}
+"""Some ten roundings: sums over at most a few hundred samples."""
+
+# Merging counts as no update to torchmetrics.
+NO_UPDATE = pytest.mark.filterwarnings("ignore:The ``compute`` method of metric")
+
+some_examples = settings(derandomize=True, deadline=None, max_examples=20)
+
+
+def dataset(name: str, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, int, reference.Moments]:
+    """A data set rounded to `dtype`, and the moments of the rounded values."""
+    features, targets, k = reference.dataset(name)
+    x = torch.tensor(features, dtype=dtype)
+    return x, torch.tensor(targets), k, reference.moments(x.double().numpy(), targets, k)
+
+
+def gathered(x: Tensor, y: Tensor, num_classes: int, batch_size: int = 7, **kwargs: Any) -> ClassStatistics:
+    metric = ClassStatistics(num_classes, **kwargs)
+    for features, targets in zip(x.split(batch_size), y.split(batch_size), strict=True):
+        metric.update(features, targets)
+    return metric
+
+
+def assert_moments(moments: ClassMoments, expected: reference.Moments, rtol: float = 1e-6) -> None:
+    """Errors are measured against the spread within classes, so that a common offset excuses nothing."""
+    variance, p = np.nanmax(expected.traces), expected.means.shape[1]
+    np.testing.assert_array_equal(moments.counts, expected.counts)
+    # The means themselves are float64.
+    np.testing.assert_allclose(moments.means, expected.means, rtol=1e-15, atol=rtol * np.sqrt(variance))
+    np.testing.assert_allclose(moments.traces, expected.traces, atol=rtol * variance)
+    np.testing.assert_allclose(moments.coordinate_sums, expected.coordinate_sums, atol=rtol * p * variance)
+    if moments.within is not None:
+        np.testing.assert_allclose(moments.within, expected.within, atol=rtol * variance)
+    if moments.covariances is not None:
+        np.testing.assert_allclose(moments.covariances, expected.covariances, atol=rtol * variance)
+
+
+def assert_gathered(moments: ClassMoments, covariance: str) -> None:
+    assert (moments.within is None) == (covariance == "none")
+    assert (moments.covariances is None) == (covariance != "per_class")
+
+
+@pytest.mark.parametrize("covariance", COVARIANCES)
+@pytest.mark.parametrize("dtype", RTOL)
+@pytest.mark.parametrize("name", reference.DATASETS)
+def test_moments_equal_their_definitions(name: str, dtype: torch.dtype, covariance: Any) -> None:
+    x, y, k, expected = dataset(name, dtype)
+    moments = gathered(x, y, k, covariance=covariance).compute()
+    assert_gathered(moments, covariance)
+    assert_moments(moments, expected, RTOL[dtype])
+    assert moments.means.dtype == moments.traces.dtype == torch.float64
+    if moments.within is not None:
+        assert torch.equal(moments.within, moments.within.T)
+
+
+@pytest.mark.parametrize("name", reference.DATASETS)
+def test_pooled_covariance_is_the_prior_weighted_sum(name: str) -> None:
+    x, y, k, _ = dataset(name)
+    pooled = gathered(x, y, k).compute()
+    per_class = gathered(x, y, k, covariance="per_class").compute()
+    assert per_class.covariances is not None
+    weighted = sum(p * c for p, c in zip(pooled.priors, per_class.covariances, strict=True))
+    torch.testing.assert_close(per_class.within, weighted, rtol=0, atol=1e-15 * float(pooled.traces.max()))
+    torch.testing.assert_close(pooled.within, weighted, rtol=0, atol=1e-6 * float(pooled.traces.max()))
+
+
+@pytest.mark.parametrize("covariance", COVARIANCES)
+def test_derived_moments(covariance: Any) -> None:
+    x, y, k, expected = dataset("unbalanced", torch.float64)
+    moments = gathered(x, y, k + 1, covariance=covariance).compute()
+    means = expected.means
+    np.testing.assert_allclose(moments.priors[:k], expected.counts / len(x))
+    np.testing.assert_allclose(moments.global_mean, means.mean(0))
+    np.testing.assert_allclose(moments.sample_mean, x.mean(0))
+    np.testing.assert_allclose(moments.centred_means[:k], reference.centred(means), atol=1e-14)
+    np.testing.assert_allclose(moments.between, reference.between(means), atol=1e-14)
+    if covariance == "none":
+        with pytest.raises(ValueError, match=r'second_moment needs .* covariance="none"'):
+            _ = moments.second_moment
+    else:
+        np.testing.assert_allclose(moments.second_moment, x.T @ x / len(x), atol=1e-14)
+
+
+def test_absent_class_is_nan_and_observed_drops_it() -> None:
+    x, y, k, expected = dataset("unbalanced")
+    labels = torch.tensor([0, 2, 3, 5, 6])
+    moments = gathered(x, labels[y], k + 3, covariance="per_class").compute()
+    assert moments.present.tolist() == [True, False, True, True, False, True, True, False]
+    for values in (moments.means, moments.traces, moments.coordinate_sums, moments.covariances):
+        assert values is not None
+        assert values[~moments.present].isnan().all()
+    observed = moments.observed()
+    assert observed.present.all()
+    assert_moments(observed, expected)
+
+
+def test_class_with_one_sample_has_no_spread() -> None:
+    x, y, k, expected = dataset("unbalanced")
+    moments = gathered(x, y, k, covariance="per_class").compute()
+    assert expected.counts[-1] == 1
+    assert moments.covariances is not None
+    assert moments.traces[-1] == moments.coordinate_sums[-1] == moments.covariances[-1].abs().max() == 0
+    assert torch.equal(moments.means[-1].float(), x[y == k - 1][0])
+
+
+@pytest.fixture(scope="module")
+def wide_layer() -> Callable[[float], tuple[Tensor, Tensor]]:
+    """Features in R^512 of 10 unbalanced classes with means of norm 20, for a given spread within classes."""
+    rng = np.random.default_rng(0)
+    targets = rng.permutation(np.repeat(np.arange(10), np.linspace(20, 580, 10).astype(int)))
+    means = rng.normal(size=(10, 512))
+    means *= 20 / np.linalg.norm(means, axis=1, keepdims=True)
+    noise = rng.normal(size=(len(targets), 512))
+    return lambda spread: (torch.tensor(means[targets] + spread * noise).float(), torch.tensor(targets))
+
+
+@pytest.mark.parametrize("exponent", [-1, -3, -5, -7, -9, -11, -13])
+def test_nc1_is_exact_down_to_full_collapse(wide_layer: Callable[..., Any], exponent: int) -> None:
+    # Σ_W ≈ σ² I and Σ_B has 9 eigenvalues near 20²/10, so nc1 ≈ σ² · 9/40/10.
+    x, y = wide_layer((10**exponent * 400 / 9) ** 0.5)
+    expected = reference.moments(x.numpy(), y.numpy(), 10)
+    value = reference.nc1(expected.within, expected.means)
+    assert 0.5 < value / 10**exponent < 2
+    moments = gathered(x, y, 10, batch_size=128).compute()
+    assert moments.within is not None
+    assert functional.nc1(moments.within, moments.means).item() == pytest.approx(value, rel=1e-5)
+
+
+@pytest.mark.parametrize("covariance", ["pooled", "per_class"])
+def test_common_offset_costs_no_digits(covariance: Any) -> None:
+    features, targets = reference.gaussian_classes([400, 300, 200, 100], 64, offset=1000)
+    x, y = torch.tensor(features).float(), torch.tensor(targets)
+    expected = reference.moments(x.numpy(), targets, 4).within
+    within = gathered(x, y, 4, batch_size=128, covariance=covariance).compute().within
+    assert within is not None
+    assert np.linalg.norm(within.numpy() - expected) / np.linalg.norm(expected) < 1e-5
+
+
+NUM_SAMPLES = 24
+NUM_CLASSES = 5
+"""The last one has no sample."""
+
+
+def few_samples(dtype: torch.dtype) -> tuple[Tensor, Tensor, reference.Moments]:
+    features, targets = reference.gaussian_classes([12, 7, 4, 1], 3, offset=100)
+    x = torch.tensor(features, dtype=dtype)
+    return x, torch.tensor(targets), reference.moments(x.double().numpy(), targets, NUM_CLASSES)
+
+
+@st.composite
+def partitions(draw: st.DrawFn) -> list[list[int]]:
+    """The samples in any order, cut anywhere."""
+    order = draw(st.permutations(range(NUM_SAMPLES)))
+    cuts = draw(st.sets(st.integers(1, NUM_SAMPLES - 1)))
+    return [order[start:stop] for start, stop in pairwise([0, *sorted(cuts), NUM_SAMPLES])]
+
+
+ONE_BY_ONE = [[i] for i in range(NUM_SAMPLES)]
+
+
+@pytest.mark.parametrize("covariance", COVARIANCES)
+@pytest.mark.parametrize("dtype", RTOL)
+@some_examples
+@given(parts=partitions())
+@example(parts=ONE_BY_ONE)
+def test_order_and_batches_do_not_matter(dtype: torch.dtype, covariance: Any, parts: list[list[int]]) -> None:
+    x, y, expected = few_samples(dtype)
+    metric = ClassStatistics(NUM_CLASSES, covariance=covariance)
+    for part in parts:
+        metric.update(x[part], y[part])
+    moments = metric.compute()
+    assert_gathered(moments, covariance)
+    assert_moments(moments, expected, RTOL[dtype])
+
+
+@pytest.mark.parametrize("covariance", COVARIANCES)
+@pytest.mark.parametrize("dtype", RTOL)
+@NO_UPDATE
+@some_examples
+@given(parts=partitions())
+@example(parts=ONE_BY_ONE)
+def test_merged_states_equal_the_whole(dtype: torch.dtype, covariance: Any, parts: list[list[int]]) -> None:
+    x, y, expected = few_samples(dtype)
+    merged = ClassStatistics(NUM_CLASSES, covariance=covariance)
+    for i, part in enumerate(parts):
+        other = gathered(x[part], y[part], NUM_CLASSES, covariance=covariance)
+        merged.merge_state(other if i % 2 else other.metric_state)
+    moments = merged.compute()
+    assert_gathered(moments, covariance)
+    assert_moments(moments, expected, RTOL[dtype])
+
+
+@pytest.mark.parametrize("covariance", COVARIANCES)
+@pytest.mark.parametrize("dtype", RTOL)
+@some_examples
+@given(parts=partitions())
+@example(parts=ONE_BY_ONE)
+def test_merged_moments_equal_the_whole(dtype: torch.dtype, covariance: Any, parts: list[list[int]]) -> None:
+    x, y, expected = few_samples(dtype)
+    moments = reduce(
+        ClassMoments.merge,
+        [gathered(x[part], y[part], NUM_CLASSES, covariance=covariance).compute() for part in parts],
+    )
+    assert_gathered(moments, covariance)
+    assert_moments(moments, expected, RTOL[dtype])
+
+
+def test_merge_keeps_what_both_sides_have() -> None:
+    x, y, k, expected = dataset("unbalanced")
+    halves = [
+        gathered(x[::2], y[::2], k, covariance="per_class").compute(),
+        gathered(x[1::2], y[1::2], k, covariance="pooled").compute(),
+    ]
+    merged = ClassMoments.merge(*halves)
+    assert_gathered(merged, "pooled")
+    assert_moments(merged, expected)
+    assert ClassMoments.merge(halves[0], dataclasses.replace(halves[1], within=None)).within is None
+
+
+@pytest.mark.parametrize("covariance", COVARIANCES)
+@NO_UPDATE
+def test_merging_with_an_empty_state_changes_nothing(covariance: Any) -> None:
+    x, y, k, expected = dataset("unbalanced")
+    full, empty = gathered(x, y, k, covariance=covariance), ClassStatistics(k, covariance=covariance)
+    full.merge_state(empty)
+    assert_moments(full.compute(), expected)
+    empty.merge_state(full)
+    assert_moments(empty.compute(), expected)
+
+
+@pytest.mark.parametrize(
+    "covariance",
+    [
+        "none",
+        pytest.param("pooled", marks=pytest.mark.xfail(strict=True, reason="Σ_W of no samples is NaN")),
+        "per_class",
+    ],
+)
+@NO_UPDATE
+def test_merging_with_empty_moments_changes_nothing(covariance: Any) -> None:
+    x, y, k, expected = dataset("unbalanced")
+    full = gathered(x, y, k, covariance=covariance).compute()
+    empty = ClassStatistics(k, x.shape[1], covariance=covariance).compute()
+    assert_moments(full.merge(empty), expected)
+    assert_moments(empty.merge(full), expected)
+
+
+@pytest.mark.parametrize("shape", [(-1, 6, 1, 1), (-1, 2, 3), (-1, 3, 1, 2)])
+def test_maps_are_flattened(shape: tuple[int, ...]) -> None:
+    x, y, k, expected = dataset("unbalanced")
+    assert_moments(gathered(x.reshape(shape), y, k).compute(), expected)
+
+
+def test_every_position_of_a_sequence_is_a_sample() -> None:
+    x, y, k, expected = dataset("unbalanced")
+    assert len(x) == 96
+    assert_moments(gathered(x.view(12, 8, -1), y.view(12, 8), k).compute(), expected)
+    assert_moments(gathered(x.view(6, 4, 4, -1), y.view(6, 4, 4), k).compute(), expected)
+
+
+@pytest.mark.parametrize("covariance", COVARIANCES)
+@pytest.mark.parametrize("ignore_index", [-100, 255, 0])
+def test_ignored_samples_leave_no_trace(ignore_index: int, covariance: Any) -> None:
+    x, y, k, _ = dataset("unbalanced")
+    keep = torch.arange(len(y)) % 3 > 0
+    keep &= y != ignore_index
+    y = torch.where(keep, y, ignore_index)
+    features = torch.where(keep[:, None], x, torch.nan)
+    expected = reference.moments(x[keep].numpy(), y[keep].numpy(), k)
+    moments = gathered(features, y, k, covariance=covariance, ignore_index=ignore_index).compute()
+    assert_moments(moments, expected)
+    assert moments.nonfinite == 0
+
+
+@pytest.mark.parametrize("per_class", [False, True])
+@pytest.mark.parametrize("covariance", COVARIANCES)
+def test_given_shift(per_class: bool, covariance: Any) -> None:
+    x, y, k, expected = dataset("offset")
+    shift = torch.tensor(expected.means if per_class else expected.means.mean(0))
+    metric = gathered(x, y, k, covariance=covariance, shift=shift)
+    assert_moments(metric.compute(), expected, 1e-6)
+    assert torch.equal(metric.shift, shift.float().expand(k, -1))
+    assert metric.num_features == x.shape[1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("covariance", COVARIANCES)
+def test_half_precision_is_accumulated_in_float32(dtype: torch.dtype, covariance: Any) -> None:
+    x, y, k, expected = dataset("unbalanced", dtype)
+    metric = gathered(x, y, k, covariance=covariance)
+    assert metric.sums.dtype == torch.float32
+    assert_moments(metric.compute(), expected)
+
+
+@pytest.mark.parametrize("covariance", COVARIANCES)
+def test_float64_batch_widens_what_was_gathered(covariance: Any) -> None:
+    x, y, k, expected = dataset("unbalanced")
+    metric = gathered(x[:30], y[:30], k, covariance=covariance)
+    for batch in (x[30:60].double(), x[60:]):
+        metric.update(batch, y[30 : 30 + len(batch)] if batch.dtype == torch.float64 else y[60:])
+    assert metric.sums.dtype == torch.float64
+    assert_moments(metric.compute(), expected)
+
+
+@pytest.mark.parametrize("num_features", [None, 6])
+@pytest.mark.parametrize("covariance", COVARIANCES)
+def test_reset_forgets_everything(num_features: int | None, covariance: Any) -> None:
+    x, y, k, expected = dataset("unbalanced")
+    metric = gathered(x.double() + 50, y, k, covariance=covariance, num_features=num_features)
+    metric.compute()
+    metric.reset()
+    assert metric.counts.sum() == metric.squares.sum() == metric.nonfinite == 0
+    for batch in (slice(0, 40), slice(40, None)):
+        metric.update(x[batch], y[batch])
+    assert metric.sums.dtype == torch.float32
+    assert_moments(metric.compute(), expected)
+
+
+def test_size_taken_from_the_first_batch_is_forgotten_by_reset() -> None:
+    x, y, k, _ = dataset("unbalanced")
+    metric = gathered(x, y, k)
+    metric.reset()
+    metric.update(x[:, :2], y)
+    assert_moments(metric.compute(), reference.moments(x[:, :2].numpy(), y.numpy(), k))
+
+
+@pytest.mark.parametrize("covariance", COVARIANCES)
+def test_empty_batches(covariance: Any) -> None:
+    x, y, k, expected = dataset("unbalanced")
+    metric = ClassStatistics(k, covariance=covariance)
+    for batch in (slice(0, 0), slice(0, 50), slice(0, 0), slice(50, None)):
+        metric.update(x[batch], y[batch])
+    assert_moments(metric.compute(), expected)
+
+
+def test_compute_before_update_is_empty() -> None:
+    with pytest.warns(UserWarning, match="before the ``update``"):
+        moments = ClassStatistics(3, 2).compute()
+    assert moments.counts.tolist() == [0, 0, 0]
+    assert moments.means.isnan().all()
+    assert moments.observed().means.shape == (0, 2)
+
+
+def test_moments_already_computed_do_not_change() -> None:
+    x, y, k, _ = dataset("unbalanced")
+    metric = gathered(x[:50], y[:50], k, covariance="per_class")
+    first = metric.compute()
+    before = copy.deepcopy(first)
+    metric.update(x[50:] + 3, y[50:])
+    torch.testing.assert_close(dataclasses.asdict(first), dataclasses.asdict(before), equal_nan=True)
+    assert metric.compute().counts.sum() == len(x)
+
+
+INFERENCE_STEPS: dict[str, Callable[[ClassStatistics, Tensor, Tensor], Any]] = {
+    "update": lambda metric, x, y: metric.update(x, y),
+    "reset_and_update": lambda metric, x, y: (metric.reset(), metric.update(x, y)),
+    "forward": lambda metric, x, y: metric(x, y),
+    "merge_state": lambda metric, x, y: metric.merge_state(gathered(x, y, metric.num_classes)),
+    "compute": lambda metric, x, y: (metric.update(x, y), metric.compute()),
+}
+FAILS_IN_INFERENCE_MODE = pytest.mark.xfail(
+    strict=True, raises=RuntimeError, reason="states made in inference mode cannot be updated in place outside it"
+)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        "update",
+        "compute",
+        pytest.param("reset_and_update", marks=FAILS_IN_INFERENCE_MODE),
+        pytest.param("forward", marks=FAILS_IN_INFERENCE_MODE),
+        pytest.param("merge_state", marks=FAILS_IN_INFERENCE_MODE),
+    ],
+)
+def test_used_inside_inference_mode_and_then_outside(step: str) -> None:
+    x, y, k, expected = dataset("unbalanced")
+    metric = ClassStatistics(k)
+    with torch.inference_mode():
+        INFERENCE_STEPS[step](metric, x[:50] + 0, y[:50])
+    metric.update(x[50:], y[50:])
+    assert_moments(metric.compute(), expected)
+
+
+@FAILS_IN_INFERENCE_MODE
+def test_made_inside_inference_mode() -> None:
+    x, y, k, expected = dataset("unbalanced")
+    with torch.inference_mode():
+        metric = ClassStatistics(k)
+        metric.update(x[:50], y[:50])
+    metric.update(x[50:], y[50:])
+    assert_moments(metric.compute(), expected)
+
+
+@pytest.mark.parametrize("covariance", COVARIANCES)
+@pytest.mark.xfail(strict=True, reason="autocast takes linalg.vecdot, and so the traces, to bfloat16")
+def test_autocast_does_not_lower_the_precision(covariance: Any) -> None:
+    x, y, k, expected = dataset("unbalanced")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        moments = gathered(x, y, k, covariance=covariance).compute()
+    assert_moments(moments, expected)
+
+
+@pytest.mark.parametrize(
+    "covariance",
+    [
+        "none",
+        pytest.param("pooled", marks=pytest.mark.xfail(strict=True, reason="autocast takes the product of the shifts")),
+        "per_class",
+    ],
+)
+def test_autocast_does_not_lower_the_precision_of_a_merge(covariance: Any) -> None:
+    x, y, k, expected = dataset("unbalanced")
+    metric = gathered(x[:50], y[:50], k, covariance=covariance)
+    other = gathered(x[50:], y[50:], k, covariance=covariance)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        metric.merge_state(other)
+    assert_moments(metric.compute(), expected)
+
+
+COPIES: dict[str, Callable[[ClassStatistics], ClassStatistics]] = {
+    "pickle": lambda metric: pickle.loads(pickle.dumps(metric)),
+    "deepcopy": copy.deepcopy,
+    "clone": lambda metric: metric.clone(),
+}
+
+
+@pytest.mark.parametrize("how", COPIES)
+@pytest.mark.parametrize("covariance", COVARIANCES)
+def test_copies_go_their_own_way(how: str, covariance: Any) -> None:
+    x, y, k, expected = dataset("unbalanced")
+    metric = gathered(x[:50], y[:50], k, covariance=covariance)
+    metric.compute()
+    other = COPIES[how](metric)
+    other.update(x[50:], y[50:])
+    assert_moments(other.compute(), expected)
+    assert_moments(metric.compute(), reference.moments(x[:50].numpy(), y[:50].numpy(), k))
+
+
+def test_moments_are_pickled() -> None:
+    x, y, k, expected = dataset("unbalanced")
+    moments = gathered(x, y, k, covariance="per_class").compute()
+    assert_moments(pickle.loads(pickle.dumps(moments)), expected)
+
+
+@pytest.mark.parametrize("dtype", RTOL)
+@pytest.mark.parametrize("covariance", COVARIANCES)
+def test_state_dict_round_trip(covariance: Any, dtype: torch.dtype) -> None:
+    x, y, k, expected = dataset("offset", dtype)
+    metric = gathered(x[:50], y[:50], k, covariance=covariance)
+    assert not metric.state_dict()
+    metric.persistent(True)
+    restored = ClassStatistics(k, covariance=covariance)
+    restored.persistent(True)
+    restored.load_state_dict(metric.state_dict())
+    restored.update(x[50:], y[50:])
+    assert_moments(restored.compute(), expected, RTOL[dtype])
+    assert metric.counts.sum() == 50
+
+
+@pytest.mark.parametrize("covariance", COVARIANCES)
+def test_calling_the_metric_returns_the_moments_of_the_batch(covariance: Any) -> None:
+    x, y, k, expected = dataset("unbalanced")
+    metric = ClassStatistics(k, covariance=covariance)
+    for batch in (slice(0, 50), slice(50, None)):
+        of_batch = metric(x[batch], y[batch])
+        assert_moments(of_batch, reference.moments(x[batch].numpy(), y[batch].numpy(), k))
+    assert_moments(metric.compute(), expected)
+
+
+@pytest.mark.parametrize("covariance", COVARIANCES)
+@pytest.mark.parametrize(
+    ("position", "value"), [(0, torch.nan), (0, -torch.inf), (60, torch.nan), (60, torch.inf), (60, 1e30)]
+)
+def test_nonfinite_samples_are_counted(position: int, covariance: Any, value: float) -> None:
+    x, y, k, _ = dataset("unbalanced")
+    x[position, 2] = value
+    assert gathered(x, y, k, covariance=covariance).compute().nonfinite == 1
+
+
+def test_nonfinite_features_give_nan_metrics_without_raising() -> None:
+    x, y, k, _ = dataset("unbalanced")
+    x[5] = torch.nan
+    moments = gathered(x, y, k, covariance="per_class").compute()
+    assert moments.within is not None
+    assert functional.nc1(moments.within, moments.means).isnan()
+    assert functional.nc1_quotient(moments.within, moments.means).isnan()
+    assert functional.nc1_cdnv(moments.traces, moments.means).isnan()
+    assert functional.nc2_etf(moments.centred_means).isnan()
+
+
+def dispatched(metric: ClassStatistics, x: Tensor, y: Tensor) -> list[str]:
+    with reference.DispatchLog() as log:
+        metric.update(x, y)
+    return log.names
+
+
+@pytest.mark.parametrize("covariance", COVARIANCES)
+@pytest.mark.parametrize("ignore_index", [None, -1])
+def test_update_has_no_loop_over_classes_or_samples(ignore_index: int | None, covariance: Any) -> None:
+    logs = []
+    for k, n in ((2, 8), (100, 8), (2, 300), (100, 300)):
+        metric = ClassStatistics(k, covariance=covariance, ignore_index=ignore_index)
+        x, y = torch.randn(n, 3, generator=torch.Generator().manual_seed(0)), torch.arange(n) % k
+        logs.append([dispatched(metric, x, y), dispatched(metric, x, y)])
+    assert 0 < len(logs[0][0]) < 100
+    assert logs[1:] == logs[:-1]
+
+
+@pytest.mark.parametrize("covariance", COVARIANCES)
+@pytest.mark.parametrize("ignore_index", [None, -1])
+@pytest.mark.parametrize("shift", [None, torch.zeros(3)])
+def test_update_never_waits_for_the_device(shift: Tensor | None, ignore_index: int | None, covariance: Any) -> None:
+    # Meta tensors hold no values: whatever would ask for one raises.
+    metric = ClassStatistics(4, covariance=covariance, ignore_index=ignore_index, shift=shift).to("meta")
+    x, y = torch.empty(20, 3, device="meta"), torch.empty(20, dtype=torch.long, device="meta")
+    for features in (x, x.half(), x.double()):
+        metric.update(features, y)
+    assert metric.counts.device.type == metric.products.device.type == "meta"
+    with pytest.raises(RuntimeError, match="meta"):
+        metric.compute()
+
+
+def test_invalid_targets_on_a_device_are_named_by_compute() -> None:
+    x, y, k, _ = dataset("unbalanced")
+    metric = gathered(x, y, k)
+    metric.invalid += 2
+    with pytest.raises(ValueError, match=r"2 targets lie outside 0…4 \(num_classes=5\)"):
+        metric.compute()
+
+
+@pytest.mark.parametrize("block_bytes", [1, 1000])
+def test_per_class_products_in_blocks(monkeypatch: pytest.MonkeyPatch, block_bytes: int) -> None:
+    monkeypatch.setattr(classes, "_BLOCK_BYTES", block_bytes)
+    features, targets = reference.gaussian_classes([100, 33, 32, 17, 16, 15, 1, 0, 1], 4)
+    x, y = torch.tensor(features), torch.tensor(targets)
+    moments = gathered(x, y, 9, batch_size=200, covariance="per_class").compute()
+    assert_moments(moments, reference.moments(features, targets, 9), 1e-14)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "match"),
+    [
+        ({"num_classes": 1}, "num_classes must be at least 2"),
+        ({"covariance": "full"}, "covariance must be .* got 'full'"),
+        ({"shift": torch.zeros(2, 4)}, r"shift must have shape .* got \(2, 4\)"),
+        ({"shift": torch.zeros(1, 3, 4)}, r"shift must have shape .* got \(1, 3, 4\)"),
+        ({"shift": torch.zeros(4), "num_features": 5}, r"shift must have shape .* \(3, 5\), got \(4,\)"),
+        pytest.param(
+            {"shift": torch.tensor(0.0)},
+            "shift must have shape",
+            marks=pytest.mark.xfail(strict=True, raises=IndexError, reason="a scalar has no last dimension"),
+        ),
+    ],
+)
+def test_wrong_arguments_raise(kwargs: dict[str, Any], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        ClassStatistics(**{"num_classes": 3, **kwargs})
+
+
+@pytest.mark.parametrize(
+    ("features", "targets", "match"),
+    [
+        (torch.zeros(2, 4), torch.tensor([0, 3]), r"targets must lie in 0…2 \(num_classes=3\), got \[3\]"),
+        (torch.zeros(2, 4), torch.tensor([-1, 0]), r"targets must lie in 0…2 \(num_classes=3\), got \[-1\]"),
+        (torch.zeros(2, 4), torch.tensor([0.0, 1.0]), "targets must be integer .* got torch.float32"),
+        (torch.zeros(2, 4), torch.tensor([True, False]), "targets must be integer .* got torch.bool"),
+        (torch.zeros(2, 4, dtype=torch.long), torch.tensor([0, 1]), "features must be floating point"),
+        (torch.zeros(3, 4), torch.tensor([0, 1]), r"same length.* got \(3, 4\) and \(2,\)"),
+        (torch.zeros(2, 3, 4), torch.zeros(3, 2, dtype=torch.long), r"same length.* got \(2, 3, 4\) and \(3, 2\)"),
+        (torch.zeros(4), torch.tensor([0, 1, 0, 1]), "same length"),
+        (torch.zeros(2, 5), torch.tensor([0, 1]), "features must have 4 entries a sample.* got 5"),
+    ],
+)
+def test_wrong_batches_raise_and_add_nothing(features: Tensor, targets: Tensor, match: str) -> None:
+    for metric in (ClassStatistics(3, 4), gathered(torch.ones(3, 4), torch.arange(3), 3)):
+        before = metric.counts.clone()
+        with pytest.raises(ValueError, match=match):
+            metric.update(features, targets)
+        assert torch.equal(metric.counts, before)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        gathered(torch.ones(3, 4), torch.arange(3), 4),
+        gathered(torch.ones(3, 5), torch.arange(3), 3),
+        gathered(torch.ones(3, 4), torch.arange(3), 3, covariance="none"),
+        gathered(torch.ones(3, 4), torch.arange(3), 3, covariance="per_class"),
+    ],
+)
+def test_merge_of_other_shapes_raises(other: ClassStatistics) -> None:
+    metric = gathered(torch.ones(3, 4), torch.arange(3), 3)
+    with pytest.raises(ValueError, match=r"Cannot merge statistics whose (sums|products) have shapes"):
+        metric.merge_state(other)
+    mine, theirs = metric.compute(), other.compute()
+    if mine.means.shape != theirs.means.shape:
+        with pytest.raises(ValueError, match="merge expects moments of the same classes and features"):
+            mine.merge(theirs)
+
+
+@pytest.mark.parametrize("other", [OutputErrors(3), {"counts": torch.zeros(3)}])
+def test_merge_of_something_else_raises(other: Any) -> None:
+    with pytest.raises(ValueError, match="Expected a ClassStatistics"):
+        ClassStatistics(3).merge_state(other)
+
+
+def some_outputs(k: int, softmax: bool, n: int = 40) -> tuple[Tensor, Tensor]:
+    """Outputs near one-hot labels (or their logits) of unbalanced classes."""
+    generator = torch.Generator().manual_seed(k)
+    targets = (torch.rand(n, generator=generator) ** 2 * k).long()
+    noise = torch.randn(n, k, generator=generator)
+    one_hot = torch.nn.functional.one_hot(targets, k)
+    return (3 * one_hot + noise if softmax else one_hot + 0.1 + 0.05 * noise), targets
+
+
+def errors_of(f: Tensor, y: Tensor, batch_size: int = 7, **kwargs: Any) -> OutputErrors:
+    metric = OutputErrors(f.shape[-1], **kwargs)
+    for outputs, targets in zip(f.split(batch_size), y.split(batch_size), strict=True):
+        metric.update(outputs, targets)
+    return metric
+
+
+def assert_errors(metric: OutputErrors, expected: dict[str, float], rel: float = 1e-6) -> None:
+    values = {name: value.item() for name, value in metric.compute().items()}
+    # The gap is a difference: its rounding is that of its terms.
+    assert values == pytest.approx(expected, rel=rel, abs=rel * abs(expected["sqi_epsilon"]))
+
+
+@pytest.mark.parametrize("k", [2, 3, 10])
+@pytest.mark.parametrize("softmax", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_output_errors_equal_their_definitions(k: int, softmax: bool, dtype: torch.dtype) -> None:
+    outputs, targets = some_outputs(k, softmax)
+    assert targets.bincount().unique().numel() > 1
+    metric = errors_of(outputs.to(dtype), targets, outputs="softmax" if softmax else "raw")
+    expected = reference.quasi_interpolation(outputs.numpy(), targets.numpy(), softmax)
+    assert_errors(metric, expected, 1e-6 if dtype == torch.float32 else 1e-13)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_outputs_are_widened(dtype: torch.dtype) -> None:
+    outputs, targets = some_outputs(3, softmax=True)
+    outputs = outputs.to(dtype)
+    expected = reference.quasi_interpolation(outputs.double().numpy(), targets.numpy(), softmax=True)
+    assert_errors(errors_of(outputs, targets, outputs="softmax"), expected)
+
+
+@pytest.mark.parametrize("merging", [False, True])
+@NO_UPDATE
+@some_examples
+@given(parts=partitions())
+@example(parts=ONE_BY_ONE)
+def test_order_and_batches_do_not_matter_to_output_errors(merging: bool, parts: list[list[int]]) -> None:
+    outputs, targets = some_outputs(3, softmax=False, n=NUM_SAMPLES)
+    metric = OutputErrors(3)
+    for i, part in enumerate(parts):
+        if merging:
+            other = errors_of(outputs[part], targets[part])
+            metric.merge_state(other if i % 2 else other.metric_state)
+        else:
+            metric.update(outputs[part], targets[part])
+    assert_errors(metric, reference.quasi_interpolation(outputs.numpy(), targets.numpy()))
+
+
+@pytest.mark.parametrize("ignore_index", [-100, 255, 1])
+def test_output_errors_leave_out_ignored_samples(ignore_index: int) -> None:
+    outputs, targets = some_outputs(3, softmax=False)
+    keep = (torch.arange(len(targets)) % 4 > 0) & (targets != ignore_index)
+    expected = reference.quasi_interpolation(outputs[keep].numpy(), targets[keep].numpy())
+    metric = errors_of(
+        torch.where(keep[:, None], outputs, torch.nan), targets.where(keep, ignore_index), ignore_index=ignore_index
+    )
+    assert_errors(metric, expected)
+
+
+def test_output_errors_of_sequences() -> None:
+    outputs, targets = some_outputs(3, softmax=False)
+    expected = reference.quasi_interpolation(outputs.numpy(), targets.numpy())
+    assert_errors(errors_of(outputs.view(8, 5, 3), targets.view(8, 5)), expected)
+
+
+@pytest.mark.parametrize("k", [2, 3, 10])
+def test_exact_quasi_interpolation_has_no_spread(k: int) -> None:
+    targets = torch.arange(3 * k) % k
+    # Powers of two, so that the outputs are exact in float32.
+    outputs = torch.full((3 * k, k), 2.0**-6).scatter(1, targets[:, None], 1 - (k - 1) * 2.0**-6)
+    values = errors_of(outputs, targets).compute()
+    assert values["sqi_epsilon"] == (k - 1) * 2.0**-6
+    assert values["sqi_ratio"] == 1
+    assert values["sqi_gap"] == 0
+    assert all(values[name] == 0 for name in values if name.endswith("std"))
+
+
+@pytest.mark.parametrize(
+    "k",
+    [
+        2,
+        pytest.param(10, marks=pytest.mark.xfail(strict=True, reason="a sample's mean is rounded to float32")),
+    ],
+)
+def test_spread_far_below_the_mean_keeps_its_digits(k: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.randint(k, (200,), generator=generator)
+    outputs = 0.3 * (1 + 1e-6 * torch.randn(200, k, generator=generator, dtype=torch.float64)).float()
+    expected = reference.quasi_interpolation(outputs.numpy(), targets.numpy())
+    assert 5e-7 < expected["sqi_epsilon_off_rel_std"] < 2e-6
+    assert_errors(errors_of(outputs, targets), expected, 1e-12)
+
+
+def test_output_errors_called_reset_and_copied() -> None:
+    outputs, targets = some_outputs(3, softmax=False)
+    metric = OutputErrors(3)
+    metric.update(outputs + 1, targets)
+    metric.reset()
+    of_batch = metric(outputs[:10], targets[:10])
+    expected = reference.quasi_interpolation(outputs[:10].numpy(), targets[:10].numpy())
+    assert of_batch["sqi_epsilon_std"].item() == pytest.approx(expected["sqi_epsilon_std"], rel=1e-6)
+    metric = pickle.loads(pickle.dumps(metric))
+    with torch.inference_mode():
+        metric.update(outputs[10:20], targets[10:20])
+    metric.update(outputs[20:], targets[20:])
+    assert_errors(metric, reference.quasi_interpolation(outputs.numpy(), targets.numpy()))
+
+
+def test_output_errors_never_wait_for_the_device() -> None:
+    metric = OutputErrors(3, outputs="softmax", ignore_index=-1).to("meta")
+    metric.update(torch.empty(8, 3, device="meta"), torch.empty(8, dtype=torch.long, device="meta"))
+    assert metric.moments.device.type == "meta"
+
+
+@pytest.mark.parametrize(
+    ("outputs", "targets", "match"),
+    [
+        (torch.zeros(4, 2), torch.zeros(4, dtype=torch.long), r"outputs must be .* \(4, 3\).* got \(4, 2\)"),
+        (torch.zeros(4, 3), torch.zeros(5, dtype=torch.long), r"outputs must be .* \(5, 3\).* got \(4, 3\)"),
+        (torch.zeros(4, 5, 3), torch.zeros(4, dtype=torch.long), r"outputs must be .* got \(4, 5, 3\)"),
+        (torch.zeros(2, 3), torch.tensor([0, 3]), r"targets must lie in 0…2 \(num_classes=3\), got \[3\]"),
+        (torch.zeros(2, 3), torch.tensor([-1, 3]), r"targets must lie in 0…2 \(num_classes=3\), got \[-1, 3\]"),
+        pytest.param(
+            torch.zeros(2, 3),
+            torch.tensor([0.5, 1.0]),
+            "targets must be integer",
+            marks=pytest.mark.xfail(strict=True, reason="float targets are truncated"),
+        ),
+    ],
+)
+def test_wrong_outputs_raise(outputs: Tensor, targets: Tensor, match: str) -> None:
+    metric = OutputErrors(3)
+    with pytest.raises(ValueError, match=match):
+        metric.update(outputs, targets)
+    assert metric.moments.count_nonzero() == 0
+
+
+def test_wrong_arguments_of_output_errors_raise() -> None:
+    with pytest.raises(ValueError, match="num_classes must be at least 2"):
+        OutputErrors(1)
+    with pytest.raises(ValueError, match=r"outputs must be .* got 'sigmoid'"):
+        OutputErrors(3, outputs="sigmoid")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="Expected an OutputErrors"):
+        OutputErrors(3).merge_state(ClassStatistics(3))
+    metric = OutputErrors(3)
+    metric.update(torch.zeros(1, 3), torch.tensor([0]))
+    metric.invalid += 2
+    with pytest.raises(ValueError, match="2 targets lie outside 0…2"):
+        metric.compute()
+
+
+SHARDS = ["unequal", "float64", "empty", "given_shift"]
+
+
+def shards(name: str) -> tuple[list[tuple[Tensor, Tensor]], list[tuple[Tensor, Tensor]], dict[str, Any]]:
+    """The samples of the two ranks, those that they get later, and arguments of the statistics.
+
+    The first rank has no sample of class 2, or else the second one has no sample at all.
+    """
+    x, y, _, expected = dataset("offset", torch.float64 if name in ("float64", "empty") else torch.float32)
+    first = (y != 2) & (torch.arange(len(y)) % 4 > 0)
+    if name == "empty":
+        first[:-20] = True
+    early = torch.arange(len(y)) < len(y) - 20
+    now, later = ([(x[part & mine], y[part & mine]) for mine in (first, ~first)] for part in (early, ~early))
+    kwargs = {"shift": torch.tensor(expected.means)} if name == "given_shift" else {}
+    return now, later, kwargs
+
+
+def outputs_for(y: Tensor) -> Tensor:
+    return some_outputs(4, softmax=False, n=len(y))[0]
+
+
+def compute_on_one_rank(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    results: dict[str, Any] = {}
+    for name in SHARDS:
+        now, later, kwargs = shards(name)
+        metrics: dict[str, Any] = {c: ClassStatistics(4, covariance=c, **kwargs) for c in COVARIANCES}  # type: ignore[arg-type]
+        metrics["errors"] = OutputErrors(4)
+        for key, metric in metrics.items():
+            for step, (x, y) in {"now": now[rank], "later": later[rank]}.items():
+                if len(y):
+                    metric.update(outputs_for(y) if key == "errors" else x, y)
+                results[name, key, step] = metric.compute()
+    dist.destroy_process_group()
+    torch.save(results, Path(folder) / f"{rank}.pt")
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[Any, Any]]:
+    """What either of two processes computed from its shard of the samples."""
+    folder = tmp_path_factory.mktemp("ranks")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        mp.spawn(compute_on_one_rank, args=(str(folder),), nprocs=2)
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
+
+
+@pytest.mark.parametrize("step", ["now", "later"])
+@pytest.mark.parametrize("covariance", COVARIANCES)
+@pytest.mark.parametrize("name", SHARDS)
+def test_two_processes_equal_one(ranks: list[dict[Any, Any]], name: str, covariance: str, step: str) -> None:
+    now, later, _ = shards(name)
+    assert [len(y) == 0 for _, y in now] == [False, name == "empty"]
+    x, y = (torch.cat(parts) for parts in zip(*(now if step == "now" else now + later), strict=True))
+    expected = reference.moments(x.double().numpy(), y.numpy(), 4)
+    for results in ranks:
+        moments = results[name, covariance, step]
+        assert_gathered(moments, covariance)
+        assert_moments(moments, expected, RTOL[x.dtype])
+
+
+@pytest.mark.parametrize("step", ["now", "later"])
+@pytest.mark.parametrize("name", SHARDS)
+def test_output_errors_of_two_processes_equal_one(ranks: list[dict[Any, Any]], name: str, step: str) -> None:
+    now, later, _ = shards(name)
+    targets = [y for _, y in (now if step == "now" else now + later)]
+    outputs = torch.cat([outputs_for(y) for y in targets])
+    expected = reference.quasi_interpolation(outputs.numpy(), torch.cat(targets).numpy())
+    for results in ranks:
+        values = {key: value.item() for key, value in results[name, "errors", step].items()}
+        assert values == pytest.approx(expected, rel=1e-6)
