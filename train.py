@@ -27,9 +27,12 @@ def main(config: DictConfig) -> None:
     data = instantiate(config.data)
     data.setup()
     network = instantiate(config.model, image_shape=data.image_shape, num_classes=data.num_classes)
+    loss = instantiate(config.loss)
+    if hasattr(loss, "set_class_counts"):
+        loss.set_class_counts(data.class_counts)
     model = ImageClassifier(
         network,
-        loss=instantiate(config.loss),
+        loss=loss,
         optimizer=instantiate(config.optimizer),
         scheduler=instantiate(config.scheduler),
     )

@@ -1,5 +1,8 @@
 """Lightning callbacks."""
 
+from nc_callbacks.callbacks.feature_spectrum import FeatureSpectrum
 from nc_callbacks.callbacks.neural_collapse import NeuralCollapse
+from nc_callbacks.callbacks.quasi_interpolation import QuasiInterpolation
+from nc_callbacks.callbacks.weight_mean_alignment import WeightMeanAlignment
 
-__all__ = ["NeuralCollapse"]
+__all__ = ["FeatureSpectrum", "NeuralCollapse", "QuasiInterpolation", "WeightMeanAlignment"]

@@ -64,6 +64,10 @@ class Needs:
     """Out-of-distribution data whose feature mean is gathered."""
 
     def __or__(self, other: Needs) -> Needs:
+        if None not in (self.ood_loader, other.ood_loader) and self.ood_loader is not other.ood_loader:
+            raise ValueError(
+                "Two callbacks have different out-of-distribution loaders, and one pass takes one: pass both the same."
+            )
         return Needs(
             tuple(dict.fromkeys(self.layers + other.layers)),
             max(self.covariance, other.covariance, key=_COVARIANCES.index),
@@ -380,7 +384,8 @@ class _Gathered:
         self.errors = {kind: OutputErrors(k, kind).to(device) for kind in sorted(needs.errors)}
         self.softmax = SoftmaxStatistics(k).to(device) if needs.softmax else None
         self.rows = {index: row for row, index in enumerate(needs.samples)}
-        self.samples = torch.zeros(len(self.rows), 2 + k, device=device)
+        # Index + 1, label, outputs; a row stays 0 where another rank meets the sample.
+        self.samples = torch.zeros(len(self.rows), 2 + k, dtype=wide_dtype(device), device=device)
 
     def update(self, batch: Batch) -> None:
         for layer, statistics in self.statistics.items():
@@ -399,12 +404,17 @@ class _Gathered:
             return
         for place, index in enumerate(indices):
             if (row := self.rows.get(index)) is not None:
-                self.samples[row, 0] = index
+                self.samples[row, 0] = index + 1
                 self.samples[row, 1] = batch.targets[place]
                 self.samples[row, 2:] = batch.outputs[place]
 
     def reduced_samples(self, trainer: Trainer) -> Tensor | None:
-        return trainer.strategy.reduce(self.samples, reduce_op="sum") if self.rows else None
+        """The chosen samples that some rank has met."""
+        if not self.rows:
+            return None
+        rows = trainer.strategy.reduce(self.samples, reduce_op="sum")
+        rows = rows[rows[:, 0] > 0]
+        return torch.cat([rows[:, :1] - 1, rows[:, 1:]], 1)
 
 
 class _Decisions:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import nc_callbacks.functional as F_nc
 from nc_callbacks.callbacks.base import CollapseCallback, Measurement
@@ -16,25 +17,43 @@ class NeuralCollapse(CollapseCallback):
     """Measure neural collapse after training epochs and log it as ``nc/{split}/{name}``.
 
     Numbers, all dimensionless (formulas and sources in `nc_callbacks.functional`): ``nc1``, ``nc1_quotient``,
-    ``nc1_cdnv``; ``nc2_equinorm``, ``nc2_equiangularity``, ``nc2_equiangularity_signed``, ``nc2_etf`` of the centred
-    class means; ``ncc_accuracy``; and at the classifier ``nc2_equinorm_weights``, ``nc2_equiangularity_weights``,
-    ``nc2_etf_weights``, ``nc3``, ``nc3_etf``, ``nc3_uniform_duality``, ``nc4``, ``accuracy`` and, on the training
-    split, ``tpt`` (1 where the training error is 0, else 0). ``nc4`` and ``ncc_accuracy`` use the class means of the
-    training split on every split. Layers other than the classifier's input log as ``nc/{split}/{layer}/{name}``.
+    ``nc1_cdnv``; of the centred class means ``nc2_equinorm``, ``nc2_equiangularity``, ``nc2_equiangularity_signed``,
+    ``nc2_etf``, ``nc2_uniformity``, ``nc2_uniformity_var``; ``ncc_accuracy``; and at the classifier
+    ``nc2_equinorm_weights``, ``nc2_equiangularity_weights``, ``nc2_etf_weights``, ``nc3``, ``nc3_etf``,
+    ``nc3_uniform_duality``, ``nc4``, ``accuracy`` and, on the training split, ``tpt`` (1 where the training error is
+    0, else 0). ``nc4`` and ``ncc_accuracy`` use the class means of the training split on every split. Layers other
+    than the classifier's input log as ``nc/{split}/{layer}/{name}``. On demand: ``nc5`` at every layer, and at the
+    classifier ``mse_nc1``, ``mse_nc23``, ``mse_perp`` (in units of the squared error).
 
     Vectors in `latest` and `history`: ``class_mean_norms`` (‖μ_c‖) and ``counts``. Matrix in `latest`:
     ``class_mean_cosines`` (cos(μ_c, μ_c'), up to 1,000 classes). Classes without samples are left out.
 
-    The arguments are those of `nc_callbacks.callbacks.base.CollapseCallback`.
+    Args:
+        ood_loader: Loader of out-of-distribution data (batches of inputs, or as in training); adds ``nc5`` and a pass
+            over it.
+        mse_weight_decay: λ of the decomposition of the squared error (see `nc_callbacks.functional.mse_decomposition`);
+            adds its three parts.
+        kwargs: The arguments of `nc_callbacks.callbacks.base.CollapseCallback`.
+
+    Raises:
+        ValueError: An argument is out of its range; in `setup` and before the first epoch, what is wrong with the
+            model or the data.
 
     Example:
         >>> from lightning.pytorch import Trainer
         >>> trainer = Trainer(max_epochs=3, callbacks=[NeuralCollapse(splits=["train", "val"])], logger=False)
     """
 
+    def __init__(self, *, ood_loader: Any = None, mse_weight_decay: float | None = None, **kwargs: Any) -> None:
+        if mse_weight_decay is not None and mse_weight_decay < 0:
+            raise ValueError(f"mse_weight_decay must be at least 0, got {mse_weight_decay}.")
+        super().__init__(**kwargs)
+        self.ood_loader = ood_loader
+        self.mse_weight_decay = mse_weight_decay
+
     @property
     def needs(self) -> Needs:
-        return Needs(self.layers, covariance="pooled", layer_covariance="pooled")
+        return Needs(self.layers, covariance="pooled", layer_covariance="pooled", ood_loader=self.ood_loader)
 
     def measure(self, observation: Observation) -> Measurement:
         moments = observation.moments
@@ -51,6 +70,10 @@ class NeuralCollapse(CollapseCallback):
             "nc2_equiangularity_signed": F_nc.nc2_equiangularity(centred, signed=True),
             "nc2_etf": F_nc.nc2_etf(centred),
         }
+        tensors["nc2_uniformity"], tensors["nc2_uniformity_var"] = F_nc.nc2_uniformity(centred)
+        if self.ood_loader is not None:
+            assert observation.ood_mean is not None
+            tensors["nc5"] = F_nc.nc5(means, observation.ood_mean)
         numbers = {"ncc_accuracy": observation.nearest_mean_accuracy}
         if (classifier := observation.classifier) is not None:
             weight = classifier.weight
@@ -62,6 +85,9 @@ class NeuralCollapse(CollapseCallback):
                 "nc3_etf": F_nc.nc3_etf(weight, means, centre),
                 "nc3_uniform_duality": F_nc.nc3_uniform_duality(weight, means, centre),
             }
+            if self.mse_weight_decay is not None:
+                parts = F_nc.mse_decomposition(weight, classifier.bias, moments, self.mse_weight_decay)
+                tensors |= dict(zip(("mse_nc1", "mse_nc23", "mse_perp"), parts, strict=True))
             numbers |= {"nc4": classifier.mismatch, "accuracy": classifier.accuracy}
             if observation.split == "train":
                 numbers["tpt"] = float(classifier.accuracy == 1)

@@ -109,6 +109,12 @@ class ImageData(LightningDataModule):
             )
         return images.float() / 255, labels.long()
 
+    @property
+    def class_counts(self) -> Tensor:
+        """Training samples of each class (k,); after `setup`."""
+        assert self.train_set is not None
+        return torch.bincount(self.train_set.tensors[1], minlength=self.num_classes)
+
     def train_dataloader(self) -> DataLoader:
         return self._loader(self.train_set, shuffle=True)
 

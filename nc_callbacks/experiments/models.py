@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from itertools import pairwise
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -13,7 +15,7 @@ Shape = tuple[int, int, int]
 
 
 def named_activation(name: str) -> nn.Module:
-    """An activation of torch.nn by its name, in any case: ``tanh``, ``relu``, ``Softsign``, ``GELU``.
+    """An activation of torch.nn by its name, in any case (``tanh``, ``relu``, ``Softsign``, ``GELU``), or ``erf``.
 
     Raises:
         ValueError: torch.nn has no activation of that name.
@@ -25,28 +27,65 @@ def named_activation(name: str) -> nn.Module:
     known = {
         key.lower(): key for key in nn.modules.activation.__all__ if key not in ("MultiheadAttention", "Threshold")
     }
+    if name.lower() == "erf":
+        return Erf()
     if name.lower() not in known:
-        raise ValueError(f"activation must be the name of one in torch.nn ({', '.join(known.values())}), got {name!r}.")
+        raise ValueError(
+            f"activation must be 'erf' or the name of one in torch.nn ({', '.join(known.values())}), got {name!r}."
+        )
     return getattr(nn, known[name.lower()])()
+
+
+class Erf(nn.Module):
+    """The error function, an odd activation that torch.nn lacks."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.erf(x)
+
+
+class Enlarge(nn.Module):
+    """Enlarge square images by the largest whole factor that fits, and pad them with zeros.
+
+    Args:
+        size: Height and width to reach; larger images are refused.
+
+    Raises:
+        ValueError: In `forward`: the images are larger.
+
+    Example:
+        >>> Enlarge(32)(torch.ones(1, 1, 8, 8)).sum().item(), Enlarge(32)(torch.ones(1, 1, 28, 28)).sum().item()
+        (1024.0, 784.0)
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c size size"]:
+        height, width = images.shape[-2:]
+        if max(height, width) > self.size:
+            raise ValueError(f"Images must be at most {self.size} × {self.size}, got {height} × {width}.")
+        factor = self.size // max(height, width)
+        images = images.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
+        rows, columns = self.size - images.shape[-2], self.size - images.shape[-1]
+        return nn.functional.pad(images, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
 
 
 class Network(nn.Module):
     """A backbone and a linear classifier on its representation.
 
     Args:
-        backbone: From images (n, c, h, w) to the representation (n, p).
-        num_features: p.
-        num_classes: k.
-        bias: Whether the classifier has one.
+        backbone: From images (n, c, h, w) to the representation.
+        classifier: From the representation to outputs (n, k), or (n, k, 1, 1).
     """
 
-    def __init__(self, backbone: nn.Module, num_features: int, num_classes: int, bias: bool = False) -> None:
+    def __init__(self, backbone: nn.Module, classifier: nn.Module) -> None:
         super().__init__()
         self.backbone = backbone
-        self.classifier = nn.Linear(num_features, num_classes, bias=bias)
+        self.classifier = classifier
 
     def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
-        return self.classifier(self.backbone(images))
+        return self.classifier(self.backbone(images)).flatten(1)
 
 
 def cnn(
@@ -71,7 +110,6 @@ def cnn(
         bias: Whether the classifier has a bias.
 
     Example:
-        >>> import torch
         >>> cnn((1, 8, 8), num_classes=10)(torch.zeros(2, 1, 8, 8)).shape
         torch.Size([2, 10])
     """
@@ -96,7 +134,7 @@ def cnn(
         ),
         named_activation(activation),
     )
-    return Network(backbone, num_features, num_classes, bias)
+    return Network(backbone, nn.Linear(num_features, num_classes, bias=bias))
 
 
 def mlp(
@@ -129,6 +167,68 @@ def mlp(
     return Network(nn.Sequential(*layers), num_features, num_classes, bias)
 
 
+def conv_1fc(
+    image_shape: Shape,
+    num_classes: int,
+    activation: str = "relu",
+    batch_norm: bool = False,
+    bias: bool = False,
+) -> Network:
+    """Lindegaard's homogeneous network «1FC»: four 3 × 3 convolutions of stride 2 and a 2 × 2 one to the k classes.
+
+    32, 64, 128 and 256 channels on images enlarged to 32 × 32; the representation is 256 × 2 × 2, p = 1,024.
+
+    Args:
+        image_shape: (c, h, w).
+        num_classes: k.
+        activation: Activation at the representation; the others are ReLU.
+        batch_norm: Normalise before each activation. The network is homogeneous without.
+        bias: Whether all layers have biases. The network is homogeneous without.
+    """
+    return Network(
+        _convolutions(image_shape[0], activation, batch_norm, bias), nn.Conv2d(256, num_classes, 2, bias=bias)
+    )
+
+
+def conv_2fc(
+    image_shape: Shape,
+    num_classes: int,
+    activation: str = "relu",
+    batch_norm: bool = False,
+    bias: bool = False,
+) -> Network:
+    """Lindegaard's homogeneous network «2FC»: as `conv_1fc`, with a 2 × 2 convolution to 256 channels in between.
+
+    The classifier is a 1 × 1 convolution, p = 256. The layer before it, ``backbone.fc``, sees 256 × 2 × 2 = 1,024
+    features.
+
+    Args:
+        image_shape: (c, h, w).
+        num_classes: k.
+        activation: Activation at the representation; the others are ReLU.
+        batch_norm: Normalise before each activation. The network is homogeneous without.
+        bias: Whether all layers have biases. The network is homogeneous without.
+    """
+    backbone = _convolutions(image_shape[0], "relu", batch_norm, bias)
+    backbone.add_module("fc", nn.Conv2d(256, 256, 2, bias=bias))
+    if batch_norm:
+        backbone.add_module("fc_norm", nn.BatchNorm2d(256))
+    backbone.add_module("fc_activation", named_activation(activation))
+    return Network(backbone, nn.Conv2d(256, num_classes, 1, bias=bias))
+
+
+def _convolutions(channels: int, last: str, batch_norm: bool, bias: bool) -> nn.Sequential:
+    layers: dict[str, nn.Module] = {"enlarge": Enlarge(32)}
+    widths = (32, 64, 128, 256)
+    for number, (width, activation) in enumerate(zip(widths, ["relu"] * 3 + [last], strict=True), 1):
+        layers[f"conv{number}"] = nn.Conv2d(channels, width, 3, stride=2, padding=1, bias=bias)
+        if batch_norm:
+            layers[f"norm{number}"] = nn.BatchNorm2d(width)
+        layers[f"activation{number}"] = named_activation(activation)
+        channels = width
+    return nn.Sequential(OrderedDict(layers))
+
+
 def resnet18(
     image_shape: Shape,
     num_classes: int,
@@ -154,6 +254,6 @@ def resnet18(
     width = backbone.fc.in_features
     if activation is None:
         backbone.fc = nn.Identity()
-        return Network(backbone, width, num_classes, bias)
+        return Network(backbone, nn.Linear(width, num_classes, bias=bias))
     backbone.fc = nn.Sequential(nn.Linear(width, num_features), named_activation(activation))
-    return Network(backbone, num_features, num_classes, bias)
+    return Network(backbone, nn.Linear(num_features, num_classes, bias=bias))

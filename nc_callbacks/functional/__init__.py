@@ -17,7 +17,7 @@ from nc_callbacks.functional.near_optimal import (
     softmax_expectations,
 )
 from nc_callbacks.functional.nearest_mean import nc4, nearest_mean
-from nc_callbacks.functional.spectrum import effective_rank, eigenvalues, explained_variance
+from nc_callbacks.functional.spectrum import effective_rank, eigenvalues, entropy_rank, explained_variance
 from nc_callbacks.functional.variability import nc1, nc1_cdnv, nc1_quotient
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "centred_mean_weight",
     "effective_rank",
     "eigenvalues",
+    "entropy_rank",
     "explained_variance",
     "implicit_weights",
     "mse_decomposition",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -26,11 +27,7 @@ def nearest_mean(features: Float[Tensor, "n p"], means: Float[Tensor, "k p"]) ->
         tensor([0, 1])
     """
     means = as_matrix("means", means)
-    if features.ndim != 2 or features.shape[1] != means.shape[1]:
-        raise ValueError(
-            f"features must be (n, {means.shape[1]}) to go with means of shape {tuple(means.shape)}, "
-            f"got {tuple(features.shape)}."
-        )
+    _check_features(features, means)
     dtype = common_dtype(features)
     centre = means.mean(0)
     around = (means - centre).to(dtype)
@@ -64,8 +61,19 @@ def nc4(
         raise ValueError(
             f"weight and means must have the same shape (k, p), got {tuple(weight.shape)} and {tuple(means.shape)}."
         )
+    _check_features(features, means)
     dtype = common_dtype(features, weight)
     logits = features.to(dtype) @ weight.to(dtype).T
     if bias is not None:
         logits = logits + bias.to(dtype)
-    return (logits.argmax(1) != nearest_mean(features, means)).to(dtype).mean()
+    share = (logits.argmax(1) != nearest_mean(features, means)).to(dtype).mean()
+    # argmax takes NaN for the largest, on both sides alike.
+    return torch.where(logits.isfinite().all() & means.isfinite().all(), share, torch.nan)
+
+
+def _check_features(features: Tensor, means: Tensor) -> None:
+    if features.ndim != 2 or features.shape[1] != means.shape[1]:
+        raise ValueError(
+            f"features must be (n, {means.shape[1]}) to go with means of shape {tuple(means.shape)}, "
+            f"got {tuple(features.shape)}."
+        )

@@ -62,5 +62,17 @@ def effective_rank(second_moment: Float[Tensor, "p p"]) -> Float[Tensor, ""]:
         >>> effective_rank(torch.eye(3))
         tensor(3.)
     """
-    shares = explained_variance(second_moment)
+    return entropy_rank(explained_variance(second_moment))
+
+
+def entropy_rank(shares: Float[Tensor, " p"]) -> Float[Tensor, ""]:
+    """exp(−Σ q_j log q_j) of shares q that add up to 1, with 0 log 0 = 0.
+
+    Args:
+        shares: What `explained_variance` gives.
+
+    Example:
+        >>> entropy_rank(torch.tensor([0.5, 0.5, 0.0]))
+        tensor(2.)
+    """
     return torch.special.entr(shares).sum().exp()

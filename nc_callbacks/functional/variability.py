@@ -64,7 +64,7 @@ def nc1_quotient(
         global_mean: Vector to centre at; by default the mean of the class means.
 
     Raises:
-        ValueError: There are fewer than two classes.
+        ValueError: The shapes do not fit, or there are fewer than two classes.
 
     Example:
         >>> nc1_quotient(torch.eye(2) / 100, torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
@@ -72,6 +72,9 @@ def nc1_quotient(
     """
     dtype = common_dtype(within, means)
     means = centred(as_matrix("means", means, dtype), global_mean)
+    p = means.shape[1]
+    if within.shape not in ((p, p), ()):
+        raise ValueError(f"within must be ({p}, {p}), or its trace alone, got shape {tuple(within.shape)}.")
     total = within.to(dtype).trace() if within.ndim == 2 else within.to(dtype)
     return total / (means.square().sum() / len(means))
 

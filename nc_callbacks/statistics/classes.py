@@ -23,7 +23,7 @@ from torchmetrics import Metric
 
 from nc_callbacks.statistics.metric import RecordMetric
 from nc_callbacks.statistics.moments import ClassMoments
-from nc_callbacks.statistics.precision import exact_products, wide_dtype
+from nc_callbacks.statistics.precision import full_precision, wide_dtype
 
 Covariance = Literal["none", "pooled", "per_class"]
 
@@ -90,7 +90,8 @@ class ClassStatistics(RecordMetric):
         if covariance not in ("none", "pooled", "per_class"):
             raise ValueError(f'covariance must be "none", "pooled" or "per_class", got {covariance!r}.')
         if shift is not None:
-            if shift.shape[-1:] != (num_features or shift.shape[-1],) or shift.shape[:-1] not in ((), (num_classes,)):
+            p = num_features or (shift.shape[-1] if shift.ndim else 0)
+            if shift.shape not in ((p,), (num_classes, p)):
                 raise ValueError(
                     f"shift must have shape (num_features,) or (num_classes, num_features) = "
                     f"({num_classes}, {num_features or 'p'}), got {tuple(shift.shape)}."
@@ -126,7 +127,8 @@ class ClassStatistics(RecordMetric):
             ValueError: Shapes or types do not fit, or (on the CPU; elsewhere `compute` raises it, since asking would
                 wait for the device) a target lies outside 0…k−1.
         """
-        with torch.inference_mode(False), torch.no_grad(), exact_products(features.device):
+        with full_precision(features.device):
+            self._make_states_mutable()
             x, y = self._flattened(features, targets)
             self._accommodate(x)
             x = x.detach().to(self.sums.dtype)
@@ -209,10 +211,11 @@ class ClassStatistics(RecordMetric):
                     f"Cannot merge statistics whose {name} have shapes {tuple(mine[name].shape)} and "
                     f"{tuple(theirs[name].shape)}: classes, features and covariance must be the same."
                 )
-        shift = torch.where((self.counts > 0)[:, None], mine["shift"], theirs["shift"])
-        mine, theirs = _rebased(mine, shift), _rebased(theirs, shift)
-        for name in self._defaults:
-            setattr(self, name, shift if name == "shift" else mine[name] + theirs[name])
+        with full_precision(self.sums.device):
+            shift = torch.where((self.counts > 0)[:, None], mine["shift"], theirs["shift"])
+            mine, theirs = _rebased(mine, shift), _rebased(theirs, shift)
+            for name in self._defaults:
+                setattr(self, name, shift if name == "shift" else mine[name] + theirs[name])
         self._computed = None
 
     def _sync_dist(self, dist_sync_fn: Callable | None = None, process_group: Any | None = None) -> None:
@@ -232,7 +235,8 @@ class ClassStatistics(RecordMetric):
         if not self.shift_is_given:
             centre = state["counts"][:, None] * state["shift"] + state["sums"]
             reduce(centre)
-            state = _rebased(state, centre / integers[: self.num_classes, None].clamp(min=1))
+            with full_precision(centre.device):
+                state = _rebased(state, centre / integers[: self.num_classes, None].clamp(min=1))
         names = ["sums", "squares", "coordinate_squares", "products"]
         flat = torch.cat([state[name].flatten().to(dtype) for name in names])
         reduce(flat)

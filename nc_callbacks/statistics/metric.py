@@ -1,4 +1,4 @@
-"""A torchmetrics Metric whose result is a frozen dataclass."""
+"""What the statistics share as torchmetrics Metrics."""
 
 from __future__ import annotations
 
@@ -16,8 +16,19 @@ class _Sealed:
         self.result = result
 
 
-class RecordMetric(Metric):
-    """A metric whose `compute` returns a record of tensors as it is."""
+class StreamingMetric(Metric):
+    """A metric whose states are updated in place, also those that were made in inference mode."""
+
+    def _make_states_mutable(self) -> None:
+        """Replace inference tensors; call it outside inference mode."""
+        for name in self._defaults:
+            state = getattr(self, name)
+            if state.is_inference():
+                setattr(self, name, state.clone())
+
+
+class RecordMetric(StreamingMetric):
+    """A streaming metric whose `compute` returns a record of tensors as it is."""
 
     def _wrap_compute(self, compute: Callable) -> Callable:
         wrapped = super()._wrap_compute(lambda: _Sealed(compute()))

@@ -130,8 +130,9 @@ class ClassMoments:
         pooled = None
         if self.within is not None and other.within is not None:
             n, m = self.counts.sum().to(dtype), other.counts.sum().to(dtype)
+            own, their = (torch.where(total > 0, w, 0) for total, w in ((n, self.within), (m, other.within)))
             weights = counts * spread
-            pooled = (n * self.within + m * other.within + (weights[:, None] * gap).T @ gap) / (n + m).clamp(min=1)
+            pooled = (n * own + m * their + (weights[:, None] * gap).T @ gap) / (n + m)
         covariances = None
         if self.covariances is not None and other.covariances is not None:
             outer = spread[:, None, None] * gap[:, :, None] * gap[:, None, :]

@@ -12,14 +12,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torchmetrics import Metric
 
-from nc_callbacks.statistics.metric import RecordMetric
+from nc_callbacks.statistics.metric import RecordMetric, StreamingMetric
 from nc_callbacks.statistics.moments import SoftmaxExpectations
-from nc_callbacks.statistics.precision import wide_dtype
+from nc_callbacks.statistics.precision import full_precision, wide_dtype
 
 Outputs = Literal["raw", "softmax"]
 
 
-class OutputErrors(Metric):
+class OutputErrors(StreamingMetric):
     """Means and spreads of the errors of a classifier's outputs (symmetric quasi-interpolation, SQI), streamed.
 
     For sample i with label y_i and outputs f_i: ε_i = 1 − f_i[y_i], and ε̃_{i,c} = f_i[c] for each c ≠ y_i
@@ -71,7 +71,10 @@ class OutputErrors(Metric):
         Raises:
             ValueError: Shapes do not fit, or a target lies outside 0…k−1 (off the CPU `compute` raises it).
         """
-        with torch.inference_mode(False), torch.no_grad():
+        with full_precision(outputs.device):
+            self._make_states_mutable()
+            if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
+                raise ValueError(f"targets must be integer class indices, got {targets.dtype}.")
             if outputs.shape != (*targets.shape, self.num_classes):
                 raise ValueError(
                     f"outputs must be (n, k) = {(*targets.shape, self.num_classes)} to go with targets of shape "
@@ -150,8 +153,11 @@ def _batch_errors(f: Tensor, y: Tensor, keep: Tensor) -> Tensor:
     mean = (weight * epsilon).sum() / n.clamp(min=1)
     sample_means = f.scatter(1, index, 0).sum(1, dtype=wide) / others
     off_mean = (weight * sample_means).sum() / n.clamp(min=1)
-    deviations = (f - sample_means[:, None].to(f.dtype)).scatter_(1, index, 0)
-    sample_variances = deviations.square_().sum(1, dtype=wide) / others
+    rounded = sample_means.to(f.dtype)
+    deviations = (f - rounded[:, None]).scatter_(1, index, 0)
+    # The rounding of the mean is taken out again: beside a small spread it would show.
+    sample_variances = deviations.square_().sum(1, dtype=wide) / others - (sample_means - rounded).square()
+    sample_variances = sample_variances.clamp(min=0)
     return torch.stack(
         [
             n,
@@ -218,7 +224,8 @@ class SoftmaxStatistics(RecordMetric):
 
     def update(self, outputs: Float[Tensor, "n k"], targets: Int[Tensor, " n"]) -> None:
         """Add a batch of outputs before the softmax, and class indices in 0…k−1."""
-        with torch.inference_mode(False), torch.no_grad():
+        with full_precision(outputs.device):
+            self._make_states_mutable()
             p = outputs.detach().to(self.sums.dtype).softmax(1)
             self.counts.index_add_(0, targets, torch.ones_like(targets))
             self.sums.index_add_(0, targets, p)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 
@@ -14,11 +14,23 @@ def wide_dtype(device: torch.device) -> torch.dtype:
 
 
 @contextmanager
-def exact_products(device: torch.device) -> Iterator[None]:
-    """Keep TF32 out of float32 products on a GPU: its 10-bit mantissa would undo the shifted sums."""
-    if device.type != "cuda":
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Plain arithmetic for the sums: no gradients, no inference tensors, no autocast, no TF32.
+
+    TF32 has a 10-bit mantissa, and states made in inference mode could not be updated outside it.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.no_grad())
+        if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
+            stack.enter_context(torch.autocast(device.type, enabled=False))
+        if device.type == "cuda":
+            stack.enter_context(_no_tf32())
         yield
-        return
+
+
+@contextmanager
+def _no_tf32() -> Iterator[None]:
     # torch 2.9 replaced the boolean by a name, and reading one after setting the other is an error there.
     settings = torch.backends.cuda.matmul
     name, exact = ("fp32_precision", "ieee") if hasattr(settings, "fp32_precision") else ("allow_tf32", False)

@@ -100,7 +100,6 @@ def test_means_and_weight_of_another_precision() -> None:
     assert nc4(features.float(), weight.float(), means, bias).dtype == torch.float32
 
 
-@pytest.mark.xfail(strict=True, reason="argmax takes NaN for the largest on both sides, which then agree")
 @pytest.mark.parametrize("position", range(3))
 def test_nc4_of_nan_is_nan(position: int) -> None:
     arguments = [torch.tensor(a) for a in some_layer(4, 5)[:3]]
@@ -114,7 +113,6 @@ def test_features_of_wrong_shape_raise(features: Tensor) -> None:
         nearest_mean(features, torch.ones(2, 3))
 
 
-@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="the product with the weight raises first")
 @pytest.mark.parametrize("features", [torch.ones(5, 2), torch.ones(5, 3, 1)])
 def test_features_of_wrong_shape_raise_in_nc4(features: Tensor) -> None:
     with pytest.raises(ValueError, match=r"features must be \(n, 3\)"):

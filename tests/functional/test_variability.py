@@ -206,7 +206,6 @@ def test_wrong_shapes_raise() -> None:
         nc1_cdnv(torch.ones(1), torch.ones(1, 3))
 
 
-@pytest.mark.xfail(strict=True, reason="nc1_quotient checks no shape but that of the means")
 @pytest.mark.parametrize("within", [torch.eye(2), torch.ones(3), torch.ones(3, 2)])
 def test_quotient_of_wrong_shapes_raises(within: Tensor) -> None:
     with pytest.raises(ValueError, match="within must be"):

@@ -1,22 +1,16 @@
-"""Matplotlib figures of the metrics, from a callback's `history` and `latest`.
-
-Figures are made without pyplot: no global state, no window, any thread.
-"""
+"""Figures of neural collapse."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from nc_callbacks.callbacks.base import Record
+from nc_callbacks.figures.style import Record, metric_keys, plot_metric, save_all, splits_with
 
 TITLES = {
     "nc1": "NC1: tr(Σ_W Σ_B⁺) / k",
@@ -27,11 +21,17 @@ TITLES = {
     "nc2_equiangularity": "NC2: equiangularity of class means",
     "nc2_equiangularity_signed": "NC2: equiangularity of class means, signed",
     "nc2_equiangularity_weights": "NC2: equiangularity of weights",
+    "nc2_uniformity": "NC2: uniformity of class means",
+    "nc2_uniformity_var": "NC2: variance of the uniformity",
     "nc2_etf": "NC2: distance of class means to the ETF",
     "nc2_etf_weights": "NC2: distance of weights to the ETF",
     "nc3": "NC3: distance of weights and class means",
     "nc3_etf": "NC3: distance of W Mᵀ to the ETF",
     "nc3_uniform_duality": "NC3: variance of cos(w, μ) over classes",
+    "nc5": "NC5: class means and out-of-distribution mean",
+    "mse_nc1": "Squared error: L_NC1",
+    "mse_nc23": "Squared error: L_NC2/3",
+    "mse_perp": "Squared error: L_⊥",
     "nc4": "NC4: classifier ≠ nearest class mean",
     "ncc_accuracy": "Accuracy of the nearest class mean",
     "accuracy": "Accuracy of the classifier",
@@ -41,57 +41,6 @@ TITLES = {
 
 UNITS = {"nc4": "share of samples", "ncc_accuracy": "share of samples", "accuracy": "share of samples", "tpt": "0 or 1"}
 """Axis labels; every other metric is dimensionless."""
-
-LINES: tuple[dict[str, Any], ...] = (
-    {"color": "#0b3c5d", "linestyle": "-"},
-    {"color": "#d1702a", "linestyle": "--"},
-    {"color": "#4c8c4a", "linestyle": "-."},
-    {"color": "#8a4f9e", "linestyle": ":"},
-)
-"""Told apart by style as well as by colour, so that they read in grey."""
-
-
-def series(history: Sequence[Record], key: str) -> tuple[list[int], list[float]]:
-    """Epochs (counted from 1) and values of a log key, where it was logged."""
-    found = [(record["epoch"] + 1, record[key]) for record in history if key in record]
-    return [epoch for epoch, _ in found], [value for _, value in found]
-
-
-def metric_keys(history: Sequence[Record], prefix: str = "nc") -> dict[str, list[str]]:
-    """Log keys of each metric by its name, in the order of the history."""
-    keys: dict[str, list[str]] = {}
-    for key in dict.fromkeys(key for record in history for key in record):
-        if key.startswith(f"{prefix}/") and not any(isinstance(record.get(key), Tensor) for record in history):
-            keys.setdefault(key.rsplit("/", 1)[1], []).append(key)
-    return keys
-
-
-def plot_metric(axes: Axes, history: Sequence[Record], keys: Iterable[str], title: str, unit: str) -> None:
-    """Draw metrics over epochs; the axis is logarithmic where the values are positive and span a decade or vanish.
-
-    Args:
-        axes: Where to draw.
-        history: A callback's history.
-        keys: Log keys, a line each.
-        title: Title.
-        unit: Label of the vertical axis.
-    """
-    drawn: list[float] = []
-    for line, key in zip(LINES * 3, keys, strict=False):
-        epochs, values = series(history, key)
-        marker = "o" if len(epochs) <= 3 else None
-        axes.plot(epochs, values, label=key.split("/", 1)[1].rsplit("/", 1)[0], marker=marker, lw=1.6, **line)
-        drawn += [value for value in values if math.isfinite(value)]
-    if unit == "dimensionless" and drawn and min(drawn) > 0 and max(drawn) > 3 * min(drawn):
-        axes.set_yscale("log")
-    axes.set_title(title, fontsize=10)
-    axes.set_xlabel("epoch")
-    axes.set_ylabel(unit)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(True, which="both", color="0.9", lw=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
-    if len(axes.lines) > 1:
-        axes.legend(frameon=False, fontsize=8)
 
 
 def plot_cosines(axes: Axes, cosines: Tensor) -> None:
@@ -140,6 +89,29 @@ def collapse_figure(history: Sequence[Record], latest: Record, prefix: str = "nc
     return figure
 
 
+def layers_figure(history: Sequence[Record], layers: Sequence[str], prefix: str = "nc") -> Figure:
+    """Collapse at several layers over epochs, in the form of Lindegaard's Fig. 2.
+
+    Args:
+        history: A callback's history.
+        layers: Places in the log keys, such as ``train`` and ``train/backbone.3``.
+        prefix: First part of the log keys.
+    """
+    panels = [
+        ("NC1: tr(Σ_W Σ_B⁺) / k", "nc1", "dimensionless"),
+        ("NC2: equiangularity, signed", "nc2_equiangularity_signed", "dimensionless"),
+        ("NC2: spread of class-mean norms", "nc2_equinorm", "dimensionless"),
+        ("Accuracy of the nearest class mean", "ncc_accuracy", "share of samples"),
+    ]
+    figure = Figure(figsize=(12, 3.4), layout="constrained")
+    for axes, (title, name, unit) in zip(figure.subplots(1, 4), panels, strict=True):
+        plot_metric(axes, history, [f"{prefix}/{layer}/{name}" for layer in layers], title, unit)
+        for line, layer in zip(axes.lines, layers, strict=True):
+            line.set_label(layer.partition("/")[2] or "classifier's input")
+        axes.legend(frameon=False, fontsize=7)
+    return figure
+
+
 def save_collapse_figures(history: Sequence[Record], latest: Record, folder: Path, prefix: str = "nc") -> list[Path]:
     """Save a figure for each metric over epochs, each matrix of cosines, and the overview ``collapse.png``.
 
@@ -158,16 +130,15 @@ def save_collapse_figures(history: Sequence[Record], latest: Record, folder: Pat
         plot_metric(figure.subplots(), history, keys, TITLES.get(name, name), UNITS.get(name, "dimensionless"))
     for key, value in latest.items():
         if key.startswith(f"{prefix}/") and key.endswith("/class_mean_cosines"):
-            where = "_".join(key.split("/")[1:-1])
-            figures[f"class_mean_cosines_{where}"] = figure = Figure(figsize=(5.4, 4.6), layout="constrained")
+            figure = Figure(figsize=(5.4, 4.6), layout="constrained")
+            figures["/".join(["class_mean_cosines", *key.split("/")[1:-1]])] = figure
             plot_cosines(figure.subplots(), value)
+    layers = [place for place in splits_with(latest, prefix, "nc1") if place.startswith("train")]
+    if len(layers) > 1:
+        figures["layers"] = layers_figure(history, layers, prefix)
     for split in ("train", "val"):
         if f"{prefix}/{split}/nc3" in latest:
             figures["collapse" if split == "train" else f"collapse_{split}"] = collapse_figure(
                 history, latest, prefix, split
             )
-    paths = []
-    for name, figure in figures.items():
-        paths.append(folder / f"{name}.png")
-        figure.savefig(paths[-1], dpi=130)
-    return paths
+    return save_all(figures, folder)

@@ -1,0 +1,105 @@
+"""The callback that measures how far the classifier's weights line up with the centred class means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import nc_callbacks.functional as F_nc
+from nc_callbacks.callbacks.base import CollapseCallback, Measurement
+from nc_callbacks.callbacks.look import ClassifierObservation, Needs, Observation
+from nc_callbacks.statistics import ClassMoments
+
+
+class WeightMeanAlignment(CollapseCallback):
+    """Measure W against M̄, and the near-optimality of the representations (Seddik & Tamaazousti 2022).
+
+    Numbers, logged as ``nc/{split}/{name}``: at the classifier ``wm_cosine``, ``wm_cosine_min``, ``wm_cosine_max``
+    (mean, least and largest over c of Cos(w_c, μ_c), in [−1, 1]), ``accuracy`` and ``accuracy_centred_means`` (W
+    replaced by the centred class means of the training split, no bias; shares); at every layer ``mu1``, ``mu2``,
+    ``sigma1``, ``sigma2`` (in units of the squared features), ``mu_ratio``, ``sigma_ratio`` (dimensionless); on demand
+    ``a2_residual`` and ``implicit_residual`` = ‖Ŵ − W‖_F/‖W‖_F, ``implicit_cosine`` = mean over c of Cos(ŵ_c, w_c) of
+    the weights Ŵ that Proposition 2 implies.
+
+    Vectors in `latest` and `history`, an entry a class: ``wm_cosine_per_class``, ``mu1_per_class`` (‖m_c‖²),
+    ``mu2_per_class`` (mean over c' of m_cᵀm_c'), ``sigma1_per_class``, ``sigma2_per_class``.
+
+    By default only O(kp) numbers are gathered. The last three numbers need the covariance of every class (k × p × p).
+
+    Args:
+        a2_residual: Measure how far the class covariances are from Assumption A2.
+        implicit: Measure how far W is from Proposition 2, in its ``"full"`` or ``"published"`` form (see
+            `nc_callbacks.functional.implicit_weights`). Keeps k³ numbers.
+        kwargs: The arguments of `nc_callbacks.callbacks.base.CollapseCallback`.
+
+    Raises:
+        ValueError: An argument is out of its range; in `setup` and before the first epoch, what is wrong with the
+            model or the data.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> trainer = Trainer(max_epochs=3, callbacks=[WeightMeanAlignment(splits=["train", "val"])], logger=False)
+    """
+
+    def __init__(
+        self, *, a2_residual: bool = False, implicit: Literal["full", "published"] | None = None, **kwargs: Any
+    ) -> None:
+        if implicit not in (None, "full", "published"):
+            raise ValueError(f'implicit must be None, "full" or "published", got {implicit!r}.')
+        super().__init__(**kwargs)
+        self.a2_residual = a2_residual
+        self.implicit = implicit
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(
+            self.layers,
+            covariance="per_class" if self.a2_residual or self.implicit else "none",
+            softmax=self.implicit is not None,
+        )
+
+    def measure(self, observation: Observation) -> Measurement:
+        moments, classifier = observation.moments, observation.classifier
+        near = F_nc.near_optimality(moments)
+        numbers = {
+            "mu1": near.mu1,
+            "mu2": near.mu2,
+            "mu_ratio": near.mu_ratio,
+            "sigma1": near.sigma1,
+            "sigma2": near.sigma2,
+            "sigma_ratio": near.sigma_ratio,
+        }
+        vectors = {
+            "mu1_per_class": near.squared_norms,
+            "mu2_per_class": near.mean_products,
+            "sigma1_per_class": near.variances,
+            "sigma2_per_class": near.covariances,
+        }
+        shares: dict[str, float] = {}
+        if classifier is not None:
+            centre = moments.sample_mean if self.global_mean == "samples" else None
+            cosines = F_nc.wm_cosine(classifier.weight, moments.means, centre)
+            numbers |= {"wm_cosine": cosines.mean(), "wm_cosine_min": cosines.min(), "wm_cosine_max": cosines.max()}
+            vectors["wm_cosine_per_class"] = cosines
+            shares = {"accuracy": classifier.accuracy, "accuracy_centred_means": classifier.centred_mean_accuracy}
+            if self.a2_residual:
+                numbers["a2_residual"] = F_nc.a2_residual(moments)
+            if self.implicit is not None:
+                shares |= self._implicit(classifier, moments)
+        return Measurement({name: float(value) for name, value in numbers.items()} | shares, vectors, {})
+
+    def _implicit(self, classifier: ClassifierObservation, moments: ClassMoments) -> dict[str, float]:
+        assert classifier.expectations is not None
+        assert self.implicit is not None
+        weight = classifier.weight.to(moments.means.dtype)
+        implied = F_nc.implicit_weights(weight, moments, classifier.expectations, self.implicit)
+        cosines = (implied * weight).sum(1) / (implied.norm(dim=1) * weight.norm(dim=1))
+        return {
+            "implicit_residual": float((implied - weight).norm() / weight.norm()),
+            "implicit_cosine": float(cosines.mean()),
+        }
+
+    def draw(self, folder: Path) -> None:
+        from nc_callbacks.figures import save_alignment_figures
+
+        save_alignment_figures(self.history, self.latest, folder, self.prefix)

@@ -1,0 +1,130 @@
+"""What the figures share: lines that read in grey, metrics over epochs, a value a class over epochs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+Record = Mapping[str, Any]
+"""An entry of a callback's `history`, or its `latest`."""
+
+MAX_LINES = 10
+"""More classes than this are drawn as quantile bands."""
+
+LINES: tuple[dict[str, Any], ...] = (
+    {"color": "#0b3c5d", "linestyle": "-"},
+    {"color": "#d1702a", "linestyle": "--"},
+    {"color": "#4c8c4a", "linestyle": "-."},
+    {"color": "#8a4f9e", "linestyle": ":"},
+)
+"""Told apart by style as well as by colour, so that they read in grey."""
+
+
+def series(history: Sequence[Record], key: str) -> tuple[list[int], list[float]]:
+    """Epochs (counted from 1) and values of a log key, where it was logged."""
+    found = [(record["epoch"] + 1, record[key]) for record in history if key in record]
+    return [epoch for epoch, _ in found], [value for _, value in found]
+
+
+def metric_keys(history: Sequence[Record], prefix: str = "nc") -> dict[str, list[str]]:
+    """Log keys of each metric by its name, in the order of the history."""
+    keys: dict[str, list[str]] = {}
+    for key in dict.fromkeys(key for record in history for key in record):
+        if key.startswith(f"{prefix}/") and not any(isinstance(record.get(key), Tensor) for record in history):
+            keys.setdefault(key.rsplit("/", 1)[1], []).append(key)
+    return keys
+
+
+def plot_metric(axes: Axes, history: Sequence[Record], keys: Iterable[str], title: str, unit: str) -> None:
+    """Draw metrics over epochs; the axis is logarithmic where the values are positive and span a decade or vanish.
+
+    Args:
+        axes: Where to draw.
+        history: A callback's history.
+        keys: Log keys, a line each.
+        title: Title.
+        unit: Label of the vertical axis.
+    """
+    drawn: list[float] = []
+    for line, key in zip(LINES * 3, keys, strict=False):
+        epochs, values = series(history, key)
+        marker = "o" if len(epochs) <= 3 else None
+        axes.plot(epochs, values, label=key.split("/", 1)[1].rsplit("/", 1)[0], marker=marker, lw=1.6, **line)
+        drawn += [value for value in values if math.isfinite(value)]
+    if unit == "dimensionless" and drawn and min(drawn) > 0 and max(drawn) > 3 * min(drawn):
+        axes.set_yscale("log")
+    label_axes(axes, title, unit)
+    if len(axes.lines) > 1:
+        axes.legend(frameon=False, fontsize=8)
+
+
+def plot_per_class(axes: Axes, epochs: Sequence[int], values: np.ndarray, title: str, unit: str) -> None:
+    """Draw a value a class over epochs: a line a class, or quantile bands where there are more than ten.
+
+    Args:
+        axes: Where to draw.
+        epochs: One number a look.
+        values: (looks, k).
+        title: Title.
+        unit: Label of the vertical axis.
+    """
+    if values.shape[1] <= MAX_LINES:
+        for c, line in zip(range(values.shape[1]), LINES * 3, strict=False):
+            marker = "ov^s"[c // len(LINES) % 4]
+            axes.plot(epochs, values[:, c], label=f"class {c}", lw=1.2, marker=marker, markevery=0.2, ms=4, **line)
+        axes.legend(frameon=False, fontsize=7, ncols=2)
+    else:
+        for low, high, shade in ((0, 1, "0.9"), (0.1, 0.9, "0.78"), (0.25, 0.75, "0.62")):
+            bounds = np.nanquantile(values, [low, high], axis=1)
+            label = "all classes" if low == 0 else f"{round(100 * (high - low))} % of classes"
+            axes.fill_between(epochs, *bounds, color=shade, lw=0, label=label)
+        axes.plot(epochs, np.nanmedian(values, axis=1), color=LINES[0]["color"], lw=1.8, label="median class")
+        axes.legend(frameon=False, fontsize=7)
+    label_axes(axes, title, unit)
+
+
+def label_axes(axes: Axes, title: str, unit: str, horizontal: str = "epoch") -> None:
+    """Title, axis labels with units, a light grid."""
+    axes.set_title(title, fontsize=10)
+    axes.set_xlabel(horizontal)
+    axes.set_ylabel(unit)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(True, which="both", color="0.9", lw=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def stacked(history: Sequence[Record], key: str) -> tuple[list[int], np.ndarray]:
+    """Epochs (counted from 1) and the vectors of a key as a matrix (looks, k), where they were kept.
+
+    A class that is absent in some looks leaves vectors of another length; only those of the last length are given.
+    """
+    found = [(record["epoch"] + 1, np.asarray(record[key])) for record in history if key in record]
+    found = [(epoch, vector) for epoch, vector in found if vector.shape == found[-1][1].shape]
+    return [epoch for epoch, _ in found], np.array([vector for _, vector in found])
+
+
+def splits_with(latest: Record, prefix: str, name: str) -> list[str]:
+    """Splits and layers (``train``, ``val``, ``train/backbone.3``) that have a value of that name."""
+    start, end = f"{prefix}/", f"/{name}"
+    return [key[len(start) : -len(end)] for key in latest if key.startswith(start) and key.endswith(end)]
+
+
+def save_all(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
+    """Save figures as ``NAME.png``.
+
+    Returns:
+        The files written.
+    """
+    paths = []
+    for name, figure in figures.items():
+        paths.append(folder / f"{name.replace('/', '_')}.png")
+        figure.savefig(paths[-1], dpi=130)
+    return paths
