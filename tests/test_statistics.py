@@ -253,14 +253,7 @@ def test_merging_with_an_empty_state_changes_nothing(covariance: Any) -> None:
     assert_moments(empty.compute(), expected)
 
 
-@pytest.mark.parametrize(
-    "covariance",
-    [
-        "none",
-        "pooled",
-        "per_class",
-    ],
-)
+@pytest.mark.parametrize("covariance", COVARIANCES)
 @NO_UPDATE
 def test_merging_with_empty_moments_changes_nothing(covariance: Any) -> None:
     x, y, k, expected = dataset("unbalanced")
@@ -393,16 +386,7 @@ INFERENCE_STEPS: dict[str, Callable[[ClassStatistics, Tensor, Tensor], Any]] = {
 }
 
 
-@pytest.mark.parametrize(
-    "step",
-    [
-        "update",
-        "compute",
-        "reset_and_update",
-        "forward",
-        "merge_state",
-    ],
-)
+@pytest.mark.parametrize("step", INFERENCE_STEPS)
 def test_used_inside_inference_mode_and_then_outside(step: str) -> None:
     x, y, k, expected = dataset("unbalanced")
     metric = ClassStatistics(k)
@@ -429,14 +413,7 @@ def test_autocast_does_not_lower_the_precision(covariance: Any) -> None:
     assert_moments(moments, expected)
 
 
-@pytest.mark.parametrize(
-    "covariance",
-    [
-        "none",
-        "pooled",
-        "per_class",
-    ],
-)
+@pytest.mark.parametrize("covariance", COVARIANCES)
 def test_autocast_does_not_lower_the_precision_of_a_merge(covariance: Any) -> None:
     x, y, k, expected = dataset("unbalanced")
     metric = gathered(x[:50], y[:50], k, covariance=covariance)
@@ -726,13 +703,7 @@ def test_exact_quasi_interpolation_has_no_spread(k: int) -> None:
     assert all(values[name] == 0 for name in values if name.endswith("std"))
 
 
-@pytest.mark.parametrize(
-    "k",
-    [
-        2,
-        10,
-    ],
-)
+@pytest.mark.parametrize("k", [2, 10])
 def test_spread_far_below_the_mean_keeps_its_digits(k: int) -> None:
     generator = torch.Generator().manual_seed(0)
     targets = torch.randint(k, (200,), generator=generator)
@@ -796,7 +767,7 @@ def test_wrong_arguments_of_output_errors_raise() -> None:
         metric.compute()
 
 
-SHARDS = ["unequal", "float64", "empty", "given_shift"]
+SHARDS = ["unequal", "float64", "empty", "given_shift", "inference_mode", "autocast"]
 
 
 def shards(name: str) -> tuple[list[tuple[Tensor, Tensor]], list[tuple[Tensor, Tensor]], dict[str, Any]]:
@@ -830,7 +801,11 @@ def compute_on_one_rank(rank: int, folder: str) -> None:
             for step, (x, y) in {"now": now[rank], "later": later[rank]}.items():
                 if len(y):
                     metric.update(outputs_for(y) if key == "errors" else x, y)
-                results[name, key, step] = metric.compute()
+                with (
+                    torch.inference_mode(name == "inference_mode"),
+                    torch.autocast("cpu", dtype=torch.bfloat16, enabled=name == "autocast"),
+                ):
+                    results[name, key, step] = metric.compute()
     dist.destroy_process_group()
     torch.save(results, Path(folder) / f"{rank}.pt")
 

@@ -78,10 +78,10 @@ def test_unknown_name_is_hydras_error(tmp_path):
 
 
 @pytest.mark.parametrize("data", ["digits", "fashion_mnist", "mnist", "cifar10", "cifar100"])
-@pytest.mark.parametrize("model", ["cnn", "mlp", "resnet18"])
+@pytest.mark.parametrize("model", ["cnn", "mlp", "resnet18", "conv_1fc", "conv_2fc"])
 def test_groups_compose(data, model):
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        for loss in ("cross_entropy", "mse"):
+        for loss in ("cross_entropy", "mse", "balanced"):
             for optimizer in ("adam", "sgd"):
                 config = compose(
                     "train", [f"data={data}", f"model={model}", f"loss={loss}", f"optimizer={optimizer}", "logger=none"]

@@ -164,7 +164,7 @@ def mlp(
         layers += [nn.BatchNorm1d(fan_out)] if batch_norm else []
         layers.append(nn.ReLU())
     layers[-1] = named_activation(activation)
-    return Network(nn.Sequential(*layers), num_features, num_classes, bias)
+    return Network(nn.Sequential(*layers), nn.Linear(num_features, num_classes, bias=bias))
 
 
 def conv_1fc(

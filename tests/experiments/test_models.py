@@ -45,5 +45,42 @@ def test_resnet_keeps_the_resolution_of_small_images():
 
 
 def test_unknown_activation():
-    with pytest.raises(ValueError, match=r"activation must be the name of one in torch.nn \(.*Tanh.*\), got 'sine'"):
+    with pytest.raises(
+        ValueError, match=r"activation must be 'erf' or the name of one in torch.nn \(.*Tanh.*\), got 'sine'"
+    ):
         models.cnn((1, 8, 8), 10, activation="sine")
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28), (3, 32, 32)])
+def test_homogeneous_networks(shape):
+    one, two = models.conv_1fc(shape, num_classes=10).eval(), models.conv_2fc(shape, num_classes=10).eval()
+    images = torch.rand(2, *shape)
+    assert one.backbone(images).shape == (2, 256, 2, 2)
+    assert two.backbone(images).shape == (2, 256, 1, 1)
+    for network in (one, two):
+        assert network(images).shape == (2, 10)
+        # Homogeneous: twice the weights of L layers scale the output by 2^L.
+        before = network(images)
+        layers = list(network.parameters())
+        assert all(parameter.ndim == 4 for parameter in layers)
+        with torch.no_grad():
+            for parameter in layers:
+                parameter.mul_(2)
+        torch.testing.assert_close(network(images), before * 2 ** len(layers), rtol=1e-4, atol=1e-5)
+    assert [module.out_channels for module in two.backbone if isinstance(module, nn.Conv2d)] == [32, 64, 128, 256, 256]
+
+
+def test_homogeneous_networks_options():
+    network = models.conv_2fc((1, 8, 8), 3, batch_norm=True, bias=True, activation="erf")
+    assert sum(isinstance(module, nn.BatchNorm2d) for module in network.modules()) == 5
+    assert all(module.bias is not None for module in network.modules() if isinstance(module, nn.Conv2d))
+    assert isinstance(list(network.backbone)[-1], models.Erf)
+
+
+def test_enlarge():
+    image = torch.arange(4.0).view(1, 1, 2, 2)
+    enlarged = models.Enlarge(5)(image)[0, 0]
+    assert enlarged[:4, :4].tolist() == [[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 3, 3], [2, 2, 3, 3]]
+    assert enlarged[4].tolist() == [0] * 5
+    with pytest.raises(ValueError, match="at most 5 × 5, got 6 × 6"):
+        models.Enlarge(5)(torch.zeros(1, 1, 6, 6))

@@ -1,0 +1,103 @@
+"""What the figures show: the right values, named axes, few lines, readable with many classes."""
+
+import numpy as np
+import pytest
+import torch
+
+from nc_callbacks import FeatureSpectrum, NeuralCollapse, QuasiInterpolation, WeightMeanAlignment, figures
+from nc_callbacks.figures import style
+from tests.callbacks.common import Classifier, loader, trainer
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("figures")
+    settings = {"splits": ["train", "val"], "figures": folder}
+    callbacks = [
+        NeuralCollapse(layers=["body.4"], **settings),
+        WeightMeanAlignment(**settings),
+        QuasiInterpolation(outputs="raw", **settings),
+        FeatureSpectrum(layers=["body.4"], **settings),
+    ]
+    trainer(*callbacks, max_epochs=4).fit(Classifier(), loader(), loader(1))
+    return folder, callbacks
+
+
+def check_axes(figure):
+    for axes in figure.axes:
+        if axes.axison:
+            assert axes.get_xlabel() or axes.get_ylabel()
+        assert len(axes.lines) <= 10
+
+
+def test_files(run):
+    folder, _ = run
+    names = {path.stem for path in folder.glob("*.png")}
+    assert {
+        "nc1", "nc2_etf", "nc3", "collapse", "collapse_val", "layers", "class_mean_cosines_train",
+        "near_optimality_train", "wm_cosine_train", "wm_cosine_val", "accuracy_centred_means",
+        "quasi_interpolation_train", "spectrum_train", "spectrum_effective_rank_train",
+    } <= names  # fmt: skip
+
+
+def test_lines_are_the_history(run):
+    collapse, alignment, interpolation, _ = run[1]
+    figure = figures.collapse_figure(collapse.history, collapse.latest)
+    line = figure.axes[0].lines[0]
+    assert list(line.get_xdata()) == [1, 2, 3, 4]
+    assert list(line.get_ydata()) == [record["nc/train/nc1"] for record in collapse.history]
+    check_axes(figure)
+
+    figure = figures.cosines_figure(alignment.history)
+    values = np.array([line.get_ydata() for line in figure.axes[0].lines]).T
+    np.testing.assert_array_equal(values, [record["nc/train/wm_cosine_per_class"] for record in alignment.history])
+    check_axes(figure)
+
+    figure = figures.interpolation_figure(interpolation.history)
+    epsilon, off = (line.get_ydata() for line in figure.axes[0].lines)
+    last = interpolation.latest
+    assert epsilon[-1] == last["nc/train/sqi_epsilon"]
+    assert off[-1] == pytest.approx(3 * last["nc/train/sqi_epsilon_off"])
+    check_axes(figure)
+
+
+def test_layers_and_spectra_have_a_line_a_layer(run):
+    collapse, alignment, _, spectrum = run[1]
+    figure = figures.layers_figure(collapse.history, ["train", "train/body.4"])
+    assert [len(axes.lines) for axes in figure.axes] == [2] * 4
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["classifier's input", "body.4"]
+    figure = figures.spectrum_figure(spectrum.latest)
+    assert [len(axes.lines) for axes in figure.axes] == [2, 2]
+    assert figure.axes[1].lines[1].get_ydata()[-1] == pytest.approx(1)
+    for made in (
+        figure,
+        figures.near_optimality_figure(alignment.latest),
+        figures.accuracies_figure(alignment.history),
+    ):
+        check_axes(made)
+
+
+@pytest.mark.parametrize("k", [100, 1000])
+def test_many_classes_become_bands(k):
+    generator = torch.Generator().manual_seed(0)
+    history = [{"epoch": e, "nc/train/wm_cosine_per_class": torch.rand(k, generator=generator)} for e in range(5)]
+    axes = figures.cosines_figure(history).axes[0]
+    assert len(axes.lines) == 1
+    assert len(axes.collections) == 3
+    median = np.median(np.array([record["nc/train/wm_cosine_per_class"] for record in history]), axis=1)
+    np.testing.assert_allclose(axes.lines[0].get_ydata(), median)
+
+
+def test_logarithmic_axis_only_where_it_helps():
+    def scale(values, unit="dimensionless"):
+        figure = style.Figure()
+        axes = figure.subplots()
+        history = [{"epoch": e, "nc/train/x": value} for e, value in enumerate(values)]
+        style.plot_metric(axes, history, ["nc/train/x"], "x", unit)
+        return axes.get_yscale()
+
+    assert scale([1.0, 0.1, 0.01]) == "log"
+    assert scale([1.0, 0.9]) == "linear"
+    assert scale([1.0, 0.0]) == "linear"
+    assert scale([1.0, float("nan"), 0.01]) == "log"
+    assert scale([1.0, 0.01], "share of samples") == "linear"
