@@ -1,0 +1,111 @@
+"""What the README shows is what a reader gets."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nc_callbacks import FeatureSpectrum, NeuralCollapse, QuasiInterpolation, WeightMeanAlignment
+from tests.callbacks.common import Classifier, loader, trainer
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+
+# Written without this package in mind: a LightningModule and a LightningDataModule as in Lightning's own guide.
+MY_PROJECT = """
+import lightning as L
+import torch
+from torch import nn, optim
+from torch.utils.data import DataLoader, TensorDataset
+
+
+class MyModel(L.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU())
+        self.decoder = nn.Linear(32, 5)
+
+    def forward(self, x):
+        return self.decoder(self.encoder(x))
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        loss = nn.functional.cross_entropy(self(x), y)
+        self.log("train_loss", loss)
+        return loss
+
+    def validation_step(self, batch, batch_idx):
+        x, y = batch
+        self.log("val_loss", nn.functional.cross_entropy(self(x), y), prog_bar=True)
+
+    def configure_optimizers(self):
+        return optim.Adam(self.parameters(), lr=1e-3)
+
+
+class MyData(L.LightningDataModule):
+    def setup(self, stage):
+        torch.manual_seed(0)
+        y = torch.arange(100) % 5
+        self.data = TensorDataset(torch.randn(100, 8, 8) + y[:, None, None], y)
+
+    def train_dataloader(self):
+        return DataLoader(self.data, batch_size=10, shuffle=True)
+
+    def val_dataloader(self):
+        return DataLoader(self.data, batch_size=10)
+"""
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=["trainer", "loop"])
+def test_code_runs_pasted_into_a_file(block, tmp_path):
+    (tmp_path / "my_project.py").write_text(MY_PROJECT)
+    (tmp_path / "pasted.py").write_text(block)
+    run = subprocess.run([sys.executable, "pasted.py"], cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    last = run.stdout.strip().splitlines()[-1]
+    if "my_project" in block:
+        assert re.fullmatch(r"decoder \d+\.\d+", last), last
+        assert len(block.strip().splitlines()) <= 10
+    else:
+        assert last.count("tensor(") == 2
+
+
+def test_names_the_two_commands():
+    assert 'pip install -e ".[experiments]" && python train.py' in README
+    assert 'pip install -e ".[dev]" && pytest' in README
+
+
+def test_every_log_key_is_in_the_tables():
+    callbacks = [
+        NeuralCollapse(ood_loader=loader(3), mse_weight_decay=0.1),
+        WeightMeanAlignment(a2_residual=True, implicit="full"),
+        QuasiInterpolation(),
+        FeatureSpectrum(),
+    ]
+    trainer(*callbacks).fit(Classifier(), loader())
+    names = {key.rsplit("/", 1)[1] for c in callbacks for key, v in c.latest.items() if isinstance(v, float)}
+    names -= {"epoch", "step"}
+    # `nc2_etf`, `…_weights` in one row stands for both.
+    listed = set()
+    for row in re.findall(r"^\|? ?(.*`.*)$", README, flags=re.MULTILINE):
+        first = None
+        for name in re.findall(r"`([^`]+)`", row):
+            first = first or name
+            listed.add(name.replace("…", first) if name.startswith("…") else name)
+    assert names <= listed, names - listed
+    assert len(names) > 40
+
+
+def test_every_choice_of_every_group_is_listed():
+    for group in ("data", "model", "loss", "optimizer", "trainer", "callbacks", "logger", "experiment"):
+        row = re.search(rf"^\| `{group}` \|(.*)$", README, flags=re.MULTILINE)[1]
+        for path in (ROOT / "conf" / group).glob("*.yaml"):
+            assert f"`{path.stem}`" in row, (group, path.stem)
+
+
+def test_links_lead_somewhere():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
