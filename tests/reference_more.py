@@ -44,9 +44,7 @@ def squared_error(
 ) -> float:
     """½ mean_i ‖W h_i + b − e_{y_i}‖² + (λ/2)(‖W‖² + ‖b‖²), sample by sample."""
     b = np.zeros(len(weight)) if bias is None else bias
-    errors = [
-        np.sum((weight @ h + b - one_hot(y, len(weight))) ** 2) for h, y in zip(features, targets, strict=True)
-    ]
+    errors = [np.sum((weight @ h + b - one_hot(y, len(weight))) ** 2) for h, y in zip(features, targets, strict=True)]
     return np.mean(errors) / 2 + weight_decay / 2 * (np.sum(weight**2) + np.sum(b**2))
 
 

@@ -7,7 +7,7 @@ import math
 import re
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import or_
 from pathlib import Path
@@ -121,7 +121,6 @@ class CollapseCallback(Callback):
         self.global_mean = global_mean
         self.latest: Record = {}
         self.history: list[Record] = []
-        self._warned: set[str] = set()
 
     @property
     def head(self) -> str:
@@ -162,8 +161,8 @@ class CollapseCallback(Callback):
                 named_module(pl_module, layer, "layer")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._warned.clear()
-        _looks.pop(trainer, None)
+        if _callbacks(trainer)[0] is self:
+            _shared[trainer] = _Shared()
         # The first of the callbacks that were given the same source tries it for all.
         peers = [c for c in _callbacks(trainer) if c.given == self.given]
         if peers[0] is self:
@@ -203,6 +202,7 @@ class CollapseCallback(Callback):
                 f"The training loader is empty, so nothing was trained and {type(self).__name__} measured nothing. "
                 "Check the dataset's length, and drop_last=True with fewer samples than one batch."
             )
+        _shared.pop(trainer, None)
         if not self.figures or not self.history or not trainer.is_global_zero:
             return
         folder = Path(trainer.default_root_dir, "figures") if self.figures is True else Path(self.figures)
@@ -227,14 +227,16 @@ class CollapseCallback(Callback):
         """Whether two classes have samples; warns once of classes without, and of features that are not finite."""
         moments, split, epoch = observation.moments, observation.split, trainer.current_epoch
         if moments.nonfinite:
-            self._warn_once(
+            _warn_once(
+                trainer,
                 "nonfinite",
                 f"{moments.nonfinite} of {int(moments.counts.sum())} {split} samples have NaN or infinite features at "
                 f"{observation.layer!r} in epoch {epoch}. The metrics of such an epoch are NaN; training goes on.",
             )
         k, absent = len(moments.counts), (~moments.present).nonzero().squeeze(1).tolist()
         if absent:
-            self._warn_once(
+            _warn_once(
+                trainer,
                 f"absent {split}",
                 f"No {split} sample has class {', '.join(map(str, absent[:10]))}{', …' if len(absent) > 10 else ''}: "
                 f"{len(absent)} of the {k} rows of the classifier {self.head!r} are left out. If that is not the "
@@ -242,13 +244,9 @@ class CollapseCallback(Callback):
             )
         if measurable := k - len(absent) >= 2:
             return measurable
-        self._warn_once(f"one {split}", f"The {split} split has samples of one class only: nothing is measured on it.")
+        message = f"The {split} split has samples of one class only: nothing is measured on it."
+        _warn_once(trainer, f"one {split}", message)
         return False
-
-    def _warn_once(self, about: str, message: str) -> None:
-        if about not in self._warned:
-            self._warned.add(about)
-            rank_zero_warn(message)
 
 
 def parse_bytes(size: int | str) -> int:
@@ -291,9 +289,17 @@ def _validation_loader(trainer: Trainer, callbacks: list[CollapseCallback]) -> d
     return {"val": loaders}
 
 
-_looks: WeakKeyDictionary[Trainer, dict[Source, tuple[tuple[int, int], dict[str, dict[str, Observation]]]]]
-_looks = WeakKeyDictionary()
-"""The last look of each trainer at each source: when (epoch and step), and what was found."""
+@dataclass
+class _Shared:
+    """What the callbacks of one trainer share during a fit."""
+
+    looks: dict[Source, tuple[tuple[int, int], dict[str, dict[str, Observation]]]] = field(default_factory=dict)
+    """The last look at each source: when (epoch and step), and what was found."""
+    warned: set[str] = field(default_factory=set)
+    """What has been warned of."""
+
+
+_shared: WeakKeyDictionary[Trainer, _Shared] = WeakKeyDictionary()
 
 
 def _callbacks(trainer: Trainer) -> list[CollapseCallback]:
@@ -301,12 +307,18 @@ def _callbacks(trainer: Trainer) -> list[CollapseCallback]:
     return [callback for callback in callbacks if isinstance(callback, CollapseCallback)]
 
 
+def _warn_once(trainer: Trainer, about: str, message: str) -> None:
+    if about not in _shared[trainer].warned:
+        _shared[trainer].warned.add(about)
+        rank_zero_warn(message)
+
+
 def _shared_look(
     trainer: Trainer, pl_module: LightningModule, callback: CollapseCallback
 ) -> dict[str, dict[str, Observation]]:
     """Observations for this callback: the first that asks after an epoch looks for all that are due."""
     now = (trainer.current_epoch, trainer.global_step)
-    looks = _looks.setdefault(trainer, {})
+    looks = _shared[trainer].looks
     when, observations = looks.get(callback.source, (None, {}))
     if when != now:
         peers = [c for c in _callbacks(trainer) if c.source == callback.source and c.is_due(trainer)]

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from nc_callbacks import NeuralCollapse
+from nc_callbacks import NeuralCollapse, WeightMeanAlignment
 from tests import reference
 from tests.callbacks.common import COUNTS, Classifier, K, loader, samples, trainer
 
@@ -134,8 +134,9 @@ def test_an_absent_class_is_left_out_with_one_warning():
     x, y = samples()
     keep = y != 2
     model, callback = Classifier(), NeuralCollapse()
+    other = WeightMeanAlignment()
     with pytest.warns(UserWarning, match=r"No train sample has class 2: 1 of the 4 rows of the classifier 'head'") as w:
-        trainer(callback, max_epochs=2).fit(model, DataLoader(TensorDataset(x[keep], y[keep]), 16))
+        trainer(callback, other, max_epochs=2).fit(model, DataLoader(TensorDataset(x[keep], y[keep]), 16))
     assert sum("No train sample" in str(warning.message) for warning in w) == 1
     with torch.no_grad():
         features = model.eval().body(x[keep]).double().numpy()

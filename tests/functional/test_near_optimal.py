@@ -1,0 +1,379 @@
+from __future__ import annotations
+
+from functools import cache
+from itertools import permutations
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from nc_callbacks.functional import a2_residual, implicit_weights, near_optimality, softmax_expectations
+from nc_callbacks.statistics import ClassMoments, ClassStatistics, Covariance, SoftmaxExpectations, SoftmaxStatistics
+from tests import reference_more as reference
+from tests.reference import Array, dataset, gaussian_classes, rotation
+from tests.reference import moments as reference_moments
+
+DATASETS = ["unbalanced", "p > n", "near_collapsed", "relu", "offset", "one_feature"]
+REL = {"near_collapsed": 1e-6}
+"""1e-11 elsewhere: with a spread of 1e-5 around means of order 1, deviations keep 11 digits, and NumPy loses as many."""
+
+
+def gathered(
+    features: Array, targets: Array, k: int, covariance: Covariance = "per_class", batch_size: int = 16
+) -> ClassMoments:
+    statistics = ClassStatistics(k, covariance=covariance)
+    for x, y in zip(torch.tensor(features).split(batch_size), torch.tensor(targets).split(batch_size), strict=True):
+        statistics.update(x, y)
+    return statistics.compute()
+
+
+def with_covariances(covariances: Array, means: Array | None = None) -> ClassMoments:
+    c = torch.tensor(covariances)
+    return ClassMoments(
+        counts=torch.ones(len(c), dtype=torch.long),
+        means=torch.tensor(np.eye(*c.shape[:2]) if means is None else means),
+        traces=c.diagonal(dim1=1, dim2=2).sum(1),
+        coordinate_sums=c.sum((1, 2)),
+        covariances=c,
+    )
+
+
+class TestNearOptimality:
+    @pytest.mark.parametrize("covariance", ["none", "pooled", "per_class"])
+    @pytest.mark.parametrize("name", DATASETS)
+    def test_equals_its_definition(self, name: str, covariance: Covariance) -> None:
+        features, targets, k = dataset(name)
+        expected = reference_moments(features, targets, k)
+        products = np.array([[a @ b for b in expected.means] for a in expected.means])
+        variances = [np.mean(np.diag(c)) for c in expected.covariances]
+        covariances = [reference.mean_off_diagonal(c) for c in expected.covariances]
+        value = near_optimality(gathered(features, targets, k, covariance))
+
+        rel = REL.get(name, 1e-11)
+        scale = np.max(np.diag(products))
+        assert value.squared_norms.tolist() == pytest.approx(np.diag(products).tolist(), rel=1e-12)
+        per_class = [np.mean([products[c, d] for d in range(k) if d != c]) for c in range(k)]
+        assert value.mean_products.tolist() == pytest.approx(per_class, rel=1e-11, abs=1e-13 * scale)
+        assert value.variances.tolist() == pytest.approx(variances, rel=rel, abs=1e-25)
+        # Off-diagonal entries cancel in the sum: relative to the largest variance.
+        assert value.covariances.tolist() == pytest.approx(covariances, rel=rel, abs=rel * max(variances))
+        assert value.mu1.item() == pytest.approx(np.mean([m @ m for m in expected.means]), rel=1e-12)
+        pairs = [a @ b for a, b in permutations(expected.means, 2)]
+        assert value.mu2.item() == pytest.approx(np.mean(pairs), rel=1e-11, abs=1e-13 * scale)
+        assert value.sigma1.item() == pytest.approx(np.mean(variances), rel=rel)
+        assert value.sigma2.item() == pytest.approx(np.mean(covariances), rel=rel, abs=rel * max(variances))
+        assert value.mu_ratio.item() == pytest.approx(np.mean(pairs) / np.mean(np.diag(products)), rel=1e-11)
+        assert value.sigma_ratio.item() == (value.sigma2 / value.sigma1).item()
+
+    def test_orthogonal_means_of_one_norm(self) -> None:
+        value = near_optimality(with_covariances(np.array([np.eye(7)] * 4), 3 * rotation(7)[:4]))
+        assert value.mu1.item() == pytest.approx(9)
+        assert value.mu2.item() == pytest.approx(0, abs=1e-14)
+        assert value.mu_ratio.item() == pytest.approx(0, abs=1e-15)
+
+    def test_means_are_not_centred(self) -> None:
+        value = near_optimality(with_covariances(np.zeros((3, 2, 2)), np.array([[1.0, 1.0]] * 3)))
+        assert (value.mu1.item(), value.mu2.item()) == (2, 2)
+
+    def test_one_feature_has_no_other_coordinate(self) -> None:
+        features, targets, k = dataset("one_feature")
+        value = near_optimality(gathered(features, targets, k, "none"))
+        assert value.covariances.tolist() == [0.0] * k
+        assert value.sigma_ratio.item() == 0
+
+    def test_absent_classes_are_left_out(self) -> None:
+        features, targets = gaussian_classes([9, 6, 3], 4)
+        value = near_optimality(gathered(features, 2 * targets, 6))
+        present = near_optimality(gathered(features, targets, 3))
+        assert value.squared_norms.shape == (3,)
+        for name in vars(present):
+            assert torch.equal(getattr(value, name), getattr(present, name)), name
+
+    def test_fewer_than_two_classes_raise(self) -> None:
+        features, targets = gaussian_classes([9], 4)
+        with pytest.raises(ValueError, match="at least 2 classes"):
+            near_optimality(gathered(features, targets, 3))
+
+
+class TestA2Residual:
+    @pytest.mark.parametrize("name", ["unbalanced", "p > n", "relu", "offset"])
+    def test_equals_its_definition(self, name: str) -> None:
+        features, targets, k = dataset(name)
+        features, targets = (a[targets < 3] for a in (features, targets))  # classes with more than one sample
+        expected = reference.a2_residual(reference_moments(features, targets, 3).covariances)
+        assert 0.1 < expected < 1
+        assert a2_residual(gathered(features, targets, k)).item() == pytest.approx(expected, rel=1e-9)
+
+    @pytest.mark.parametrize(("a", "b"), [(1.0, 0.0), (2.0, 0.5), (3.0, -0.5), (1.0, 1.0)])
+    def test_isotropic_covariances(self, a: float, b: float) -> None:
+        eye = np.eye(5)
+        moments = with_covariances(np.array([a * eye + b * (1 - eye), 7 * a * eye + 7 * b * (1 - eye)]))
+        assert a2_residual(moments).item() == pytest.approx(0, abs=1e-15)
+        assert near_optimality(moments).variances.tolist() == pytest.approx([a, 7 * a])
+        assert near_optimality(moments).covariances.tolist() == pytest.approx([b, 7 * b], abs=1e-15)
+
+    @pytest.mark.parametrize("p", [2, 5])
+    def test_one_entry_off(self, p: int) -> None:
+        # An entry and its mirror raised by t = ½: their mean 2t/(p(p−1)) is fitted, 2t² (1 − 2/(p(p−1))) is left.
+        covariances = np.array([np.eye(p), np.eye(p)])
+        covariances[0, 0, 1] = covariances[0, 1, 0] = 0.5
+        expected = np.sqrt(2 * 0.25 * (1 - 2 / (p * (p - 1)))) / np.sqrt(p + 2 * 0.25) / 2
+        assert a2_residual(with_covariances(covariances)).item() == pytest.approx(expected)
+
+    def test_one_feature_is_isotropic(self) -> None:
+        features, targets, k = dataset("one_feature")
+        assert a2_residual(gathered(features, targets, k)).item() == pytest.approx(0, abs=1e-14)
+
+    def test_a_class_without_spread_counts_zero(self) -> None:
+        covariances = np.array([np.diag([1.0, 0.0]), np.zeros((2, 2))])
+        # diag(1, 0) − I/2 has norm √½.
+        assert a2_residual(with_covariances(covariances)).item() == pytest.approx(0.5**0.5 / 2)
+
+    def test_absent_classes_are_left_out(self) -> None:
+        features, targets = gaussian_classes([9, 6, 5], 4)
+        value = a2_residual(gathered(features, 2 * targets, 6))
+        assert value == a2_residual(gathered(features, targets, 3))
+
+    @pytest.mark.parametrize("covariance", ["none", "pooled"])
+    def test_needs_covariances(self, covariance: Covariance) -> None:
+        features, targets = gaussian_classes([9, 6], 4)
+        with pytest.raises(ValueError, match="a2_residual needs the covariance of each class"):
+            a2_residual(gathered(features, targets, 2, covariance))
+
+
+class TestSoftmaxExpectations:
+    @pytest.mark.parametrize(("n", "k"), [(40, 2), (100, 5)])
+    def test_equals_its_definition(self, n: int, k: int) -> None:
+        rng = np.random.default_rng(k)
+        logits, targets = 3 * rng.normal(size=(n, k)), np.arange(n) % k
+        value = softmax_expectations(torch.tensor(logits), torch.tensor(targets))
+        probabilities, products = reference.softmax_expectations(logits, targets)
+        np.testing.assert_allclose(value.probabilities.numpy(), probabilities, rtol=1e-12)
+        np.testing.assert_allclose(value.products.numpy(), products, rtol=1e-12)
+
+    def test_identities(self) -> None:
+        logits = torch.tensor(np.random.default_rng(0).normal(size=(30, 4)))
+        value = softmax_expectations(logits, torch.arange(30) % 4)
+        torch.testing.assert_close(value.probabilities.sum(1), torch.ones(4, dtype=torch.float64))
+        torch.testing.assert_close(value.products.sum(2), value.probabilities)
+        assert torch.equal(value.products, value.products.mT)
+
+    def test_large_logits(self) -> None:
+        value = softmax_expectations(torch.tensor([[1e4, 0.0], [0.0, 1e4]]), torch.tensor([0, 1]))
+        assert value.probabilities.tolist() == [[1, 0], [0, 1]]
+        assert value.products.tolist() == [[[1, 0], [0, 0]], [[0, 0], [0, 1]]]
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_half_precision_is_widened(self, dtype: torch.dtype) -> None:
+        logits, targets = torch.randn(20, 3, generator=torch.Generator().manual_seed(0)).to(dtype), torch.arange(20) % 3
+        value, wide = (softmax_expectations(f, targets) for f in (logits, logits.float()))
+        assert value.products.dtype == torch.float32
+        assert torch.equal(value.products, wide.products)
+
+    def test_gradients(self) -> None:
+        logits = torch.tensor(np.random.default_rng(0).normal(size=(6, 3)), requires_grad=True)
+        assert torch.autograd.gradcheck(lambda f: softmax_expectations(f, torch.arange(6) % 3).products, logits)
+
+    @pytest.mark.parametrize(
+        ("logits", "targets"),
+        [(torch.ones(3), torch.zeros(3).long()), (torch.ones(3, 2), torch.zeros(4).long())],
+    )
+    def test_bad_shapes_raise(self, logits: Tensor, targets: Tensor) -> None:
+        with pytest.raises(ValueError, match=r"logits must be \(n, k\) and targets \(n,\)"):
+            softmax_expectations(logits, targets)
+
+
+class TestSoftmaxStatistics:
+    @pytest.mark.parametrize("sizes", [[50], [1] * 50, [7] * 7 + [1], [49, 1]])
+    def test_streamed_equals_the_whole_set(self, sizes: list[int]) -> None:
+        rng = np.random.default_rng(0)
+        logits, targets = torch.tensor(2 * rng.normal(size=(50, 4))), torch.tensor(rng.integers(4, size=50))
+        statistics = SoftmaxStatistics(4)
+        for f, y in zip(logits.split(sizes), targets.split(sizes), strict=True):
+            statistics.update(f, y)
+        value, expected = statistics.compute(), softmax_expectations(logits, targets)
+        torch.testing.assert_close(value.probabilities, expected.probabilities, rtol=1e-13, atol=0)
+        torch.testing.assert_close(value.products, expected.products, rtol=1e-13, atol=0)
+
+    def test_a_class_without_samples_is_nan(self) -> None:
+        statistics = SoftmaxStatistics(3)
+        statistics.update(torch.zeros(4, 3), torch.tensor([0, 2, 2, 0]))
+        value = statistics.compute()
+        assert value.probabilities[1].isnan().all()
+        assert value.products[1].isnan().all()
+        assert value.probabilities[[0, 2]].flatten().tolist() == pytest.approx([1 / 3] * 6)
+
+    def test_float32_logits_are_summed_in_float64(self) -> None:
+        statistics = SoftmaxStatistics(2)
+        for _ in range(3):
+            statistics.update(torch.tensor([[0.1, 0.2]]), torch.tensor([0]))
+        expected = reference.softmax(np.array([0.1, 0.2], dtype=np.float32).astype(float))
+        np.testing.assert_allclose(statistics.compute().probabilities[0].numpy(), expected, rtol=1e-14)
+
+    @pytest.mark.xfail(strict=True, raises=RuntimeError, reason="index_add_ refuses int32 ones on an int64 count")
+    def test_int32_targets(self) -> None:
+        SoftmaxStatistics(2).update(torch.zeros(2, 2), torch.tensor([0, 1], dtype=torch.int32))
+
+    def test_number_of_classes(self) -> None:
+        with pytest.raises(ValueError, match="num_classes must be at least 2"):
+            SoftmaxStatistics(1)
+
+
+@cache
+def small_problem() -> tuple[Array, Array, Array, Array]:
+    """Features, targets, a weight, and generalised labels' α."""
+    features, targets = gaussian_classes([60, 40, 25, 15], 6, offset=0.5)
+    rng = np.random.default_rng(1)
+    return features, targets, rng.normal(size=(4, 6)) / 3, rng.uniform(0.5, 2, size=4)
+
+
+VARIANTS: Any = pytest.mark.parametrize("variant", ["full", "published"])
+
+
+class TestImplicitWeights:
+    @VARIANTS
+    @pytest.mark.parametrize("with_alpha", [False, True])
+    def test_equals_its_definition(self, variant: Any, with_alpha: bool) -> None:
+        features, targets, weight, alpha = small_problem()
+        value = implicit_weights(
+            torch.tensor(weight),
+            gathered(features, targets, 4),
+            (torch.tensor(features), torch.tensor(targets)),
+            variant,
+            torch.tensor(alpha) if with_alpha else None,
+        )
+        published = variant == "published"
+        expected = reference.implicit_weights(weight, features, targets, alpha if with_alpha else None, published)
+        np.testing.assert_allclose(value.numpy(), expected, rtol=1e-9)
+
+    @VARIANTS
+    def test_expectations_equal_features(self, variant: Any) -> None:
+        features, targets, weight, alpha = small_problem()
+        x, y, w, moments = *map(torch.tensor, (features, targets, weight)), gathered(features, targets, 4)
+        statistics = SoftmaxStatistics(4)
+        for f, labels in zip((x @ w.T).split(9), y.split(9), strict=True):
+            statistics.update(f, labels)
+        torch.testing.assert_close(
+            implicit_weights(w, moments, statistics.compute(), variant, torch.tensor(alpha)),
+            implicit_weights(w, moments, (x, y), variant, torch.tensor(alpha)),
+            rtol=1e-10,
+            atol=1e-12,
+        )
+
+    def test_alpha(self) -> None:
+        features, targets, weight, alpha = small_problem()
+        x, y, w, moments = *map(torch.tensor, (features, targets, weight)), gathered(features, targets, 4)
+        plain = implicit_weights(w, moments, (x, y))
+        ones = torch.ones(4, dtype=torch.float64)
+        torch.testing.assert_close(implicit_weights(w, moments, (x, y), alpha=5 * ones), plain)
+        assert (implicit_weights(w, moments, (x, y), alpha=torch.tensor(alpha)) - plain).norm() > 0.01 * plain.norm()
+
+    def test_vector_added_to_all_rows(self) -> None:
+        # The softmax does not see it; the full form carries it through, for Σ_{q≠ℓ} p_ℓ p_q = p_ℓ (1 − p_ℓ).
+        features, targets, weight, _ = small_problem()
+        x, y, w, moments = *map(torch.tensor, (features, targets, weight)), gathered(features, targets, 4)
+        v = torch.arange(6, dtype=torch.float64)
+        moved = {variant: implicit_weights(w + v, moments, (x, y), variant) for variant in ("full", "published")}
+        torch.testing.assert_close(moved["full"], implicit_weights(w, moments, (x, y)) + v)
+        torch.testing.assert_close(moved["published"], implicit_weights(w, moments, (x, y), "published"))
+
+    def test_start_from_zero(self) -> None:
+        # p = 1/k: w_ℓ = Σ_W⁻¹ Σ_j π_j (δ_{ℓj} − 1/k) m_j / ((1/k)(1 − 1/k)).
+        features, targets, _, _ = small_problem()
+        moments = gathered(features, targets, 4)
+        implied = implicit_weights(torch.zeros(4, 6), moments, (torch.tensor(features), torch.tensor(targets)))
+        labels = np.eye(4)[targets] - 1 / 4
+        expected = np.linalg.solve(reference_moments(features, targets, 4).within, features.T @ labels / len(targets))
+        np.testing.assert_allclose(implied.numpy(), expected.T * 16 / 3, rtol=1e-6, atol=1e-6)
+
+    def test_nan_gives_nan(self) -> None:
+        features, targets, weight, _ = small_problem()
+        broken = features.copy()
+        broken[5, 2] = np.nan
+        x, y = torch.tensor(features), torch.tensor(targets)
+        assert implicit_weights(torch.tensor(weight), gathered(broken, targets, 4), (x, y)).isnan().all()
+
+    def test_arguments(self) -> None:
+        features, targets, weight, _ = small_problem()
+        x, y, w = map(torch.tensor, (features, targets, weight))
+        moments = gathered(features, targets, 4)
+        with pytest.raises(ValueError, match="variant must be .* got 'half'"):
+            implicit_weights(w, moments, (x, y), "half")  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="Proposition 2 needs the covariance of each class"):
+            implicit_weights(w, gathered(features, targets, 4, "pooled"), (x, y))
+        with pytest.raises(ValueError, match="Every class must have samples"):
+            implicit_weights(torch.ones(5, 6), gathered(features, targets, 5), (x, y))
+        for shape in ((3, 6), (4, 5), (24,)):
+            with pytest.raises(ValueError, match=r"weight must have shape \(4, 6\)"):
+                implicit_weights(torch.ones(shape), moments, (x, y))
+        with pytest.raises(ValueError, match="logits must be"):
+            implicit_weights(w, moments, (x, y[1:]))
+
+    @pytest.mark.xfail(strict=True, raises=RuntimeError, reason="shapes are left to the products inside")
+    @pytest.mark.parametrize("what", ["alpha", "features", "expectations"])
+    def test_shapes(self, what: str) -> None:
+        features, targets, weight, _ = small_problem()
+        x, y, w = map(torch.tensor, (features, targets, weight))
+        given: Any = (x[:, 1:], y) if what == "features" else (x, y)
+        if what == "expectations":
+            given = SoftmaxExpectations(torch.ones(3, 3) / 3, torch.ones(3, 3, 3) / 9)
+        with pytest.raises(ValueError, match=what):
+            implicit_weights(w, gathered(features, targets, 4), given, alpha=torch.ones(5) if what == "alpha" else None)
+
+
+class TestGaussianMixture:
+    """Proposition 2 where it holds: Gaussian classes that overlap, and W at the minimum of the softmax loss."""
+
+    K, P, N = 4, 12, 400_000
+
+    @pytest.mark.parametrize(("distance", "seed"), [(2.0, 0), (2.0, 1), (3.0, 2)])
+    def test_fixed_point(self, distance: float, seed: int) -> None:
+        features, targets, means, covariances = reference.gaussian_mixture(
+            [0.4, 0.3, 0.2, 0.1], self.P, self.N, distance=distance, seed=seed
+        )
+        # Anisotropic, and different from class to class.
+        spectra = np.linalg.eigvalsh(covariances)
+        assert (spectra[:, -1] / spectra[:, 0]).min() > 4
+        assert min(np.linalg.norm(a - b) / np.linalg.norm(a) for a, b in permutations(covariances, 2)) > 0.4
+
+        fitted, gradient = reference.softmax_regression(features, targets, self.K, tolerance=2e-8)
+        assert gradient < 2e-8
+        # From W = 0 the rows add up to 0 (a vector added to all of them changes no softmax). The classes overlap.
+        assert np.abs(fitted.sum(0)).max() < 1e-12 * np.abs(fitted).max()
+        assert 0.7 < np.mean((features @ fitted.T).argmax(1) == targets) < 0.95
+
+        x, y, w = map(torch.tensor, (features, targets, fitted))
+        statistics, outputs = ClassStatistics(self.K, covariance="per_class"), SoftmaxStatistics(self.K)
+        for rows, labels in zip(x.split(8192), y.split(8192), strict=True):
+            statistics.update(rows, labels)
+            outputs.update(rows @ w.T, labels)
+        moments, expectations = statistics.compute(), outputs.compute()
+        # The samples are what was asked for: within 6 standard errors.
+        assert (moments.means - torch.tensor(means)).abs().max() < 6 * 1.7 / (0.09 * self.N) ** 0.5
+
+        distances, cosines = {}, {}
+        for variant in ("full", "published"):
+            implied = implicit_weights(w, moments, expectations, variant)  # type: ignore[arg-type]
+            distances[variant] = ((implied - w).norm() / w.norm()).item()
+            cosines[variant] = torch.cosine_similarity(implied.flatten(), w.flatten(), dim=0).item()
+        # Stein's lemma holds for the classes, and up to n^(−1/2) for their samples: 0.6 to 1.1 % here.
+        assert distances["full"] < 0.03
+        assert cosines["full"] > 0.999
+        # What eq. 8 drops: 31 to 44 % here, cosines 0.96 to 0.99.
+        assert distances["published"] > 0.2
+        assert 0.85 < cosines["published"] < 0.998
+
+    def test_not_a_fixed_point_away_from_the_minimum(self) -> None:
+        features, targets, _, _ = reference.gaussian_mixture([0.4, 0.3, 0.2, 0.1], self.P, 20_000, distance=2)
+        fitted, _ = reference.softmax_regression(features, targets, self.K, tolerance=2e-8)
+        x, y, moments = (
+            torch.tensor(features),
+            torch.tensor(targets),
+            gathered(features, targets, self.K, "per_class", 4096),
+        )
+        for factor, least, most in [(1.0, 0, 0.1), (0.5, 0.2, 9), (2.0, 0.2, 9)]:
+            w = torch.tensor(factor * fitted)
+            distance = ((implicit_weights(w, moments, (x, y)) - w).norm() / w.norm()).item()
+            assert least <= distance <= most, factor
