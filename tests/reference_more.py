@@ -97,22 +97,22 @@ def softmax_expectations(logits: Array, targets: Array) -> tuple[Array, Array]:
 def implicit_weights(
     weight: Array, features: Array, targets: Array, alpha: Array | None = None, published: bool = False
 ) -> Array:
-    """Proposition 2, class by class: w_ℓ = −A⁻¹(Σ_j α_j π_j E_j[f_ℓ] m_j − Σ_j α_j π_j C_j Σ_{q≠ℓ} E_j[p_ℓ p_q] w_q)."""
+    """w_ℓ = −A⁻¹(Σ_j α_j π_j E_j[f_ℓ] m_j − Σ_j α_j π_j C_j Σ_{q≠ℓ} E_j[p_ℓ p_q] w_q), class by class."""
     k, p = weight.shape
     expectations, products = softmax_expectations(features @ weight.T, targets)
     implied = []
-    for l in range(k):
+    for c in range(k):
         curvature, drive = np.zeros((p, p)), np.zeros(p)
         for j in range(k):
             x = features[targets == j]
             m = x.mean(0)
             covariance = (x - m).T @ (x - m) / len(x)
             factor = (1.0 if alpha is None else alpha[j]) * len(x) / len(features)
-            curvature += factor * (expectations[j, l] - products[j, l, l]) * covariance
-            drive += factor * (expectations[j, l] - (l == j)) * m
+            curvature += factor * (expectations[j, c] - products[j, c, c]) * covariance
+            drive += factor * (expectations[j, c] - (c == j)) * m
             for q in range(k):
-                if q != l and not published:
-                    drive -= factor * products[j, l, q] * covariance @ weight[q]
+                if q != c and not published:
+                    drive -= factor * products[j, c, q] * covariance @ weight[q]
         implied.append(-np.linalg.solve(curvature, drive))
     return np.array(implied)
 

@@ -17,7 +17,7 @@ from tests.reference import moments as reference_moments
 
 DATASETS = ["unbalanced", "p > n", "near_collapsed", "relu", "offset", "one_feature"]
 REL = {"near_collapsed": 1e-6}
-"""1e-11 elsewhere: with a spread of 1e-5 around means of order 1, deviations keep 11 digits, and NumPy loses as many."""
+"""1e-11 elsewhere: deviations of 1e-5 from means of order 1 keep 11 digits, here and in NumPy."""
 
 
 def gathered(
@@ -52,18 +52,18 @@ class TestNearOptimality:
         value = near_optimality(gathered(features, targets, k, covariance))
 
         rel = REL.get(name, 1e-11)
-        scale = np.max(np.diag(products))
+        scale, largest = float(np.max(np.diag(products))), float(max(variances))
         assert value.squared_norms.tolist() == pytest.approx(np.diag(products).tolist(), rel=1e-12)
         per_class = [np.mean([products[c, d] for d in range(k) if d != c]) for c in range(k)]
         assert value.mean_products.tolist() == pytest.approx(per_class, rel=1e-11, abs=1e-13 * scale)
         assert value.variances.tolist() == pytest.approx(variances, rel=rel, abs=1e-25)
         # Off-diagonal entries cancel in the sum: relative to the largest variance.
-        assert value.covariances.tolist() == pytest.approx(covariances, rel=rel, abs=rel * max(variances))
+        assert value.covariances.tolist() == pytest.approx(covariances, rel=rel, abs=rel * largest)
         assert value.mu1.item() == pytest.approx(np.mean([m @ m for m in expected.means]), rel=1e-12)
         pairs = [a @ b for a, b in permutations(expected.means, 2)]
         assert value.mu2.item() == pytest.approx(np.mean(pairs), rel=1e-11, abs=1e-13 * scale)
         assert value.sigma1.item() == pytest.approx(np.mean(variances), rel=rel)
-        assert value.sigma2.item() == pytest.approx(np.mean(covariances), rel=rel, abs=rel * max(variances))
+        assert value.sigma2.item() == pytest.approx(np.mean(covariances), rel=rel, abs=rel * largest)
         assert value.mu_ratio.item() == pytest.approx(np.mean(pairs) / np.mean(np.diag(products)), rel=1e-11)
         assert value.sigma_ratio.item() == (value.sigma2 / value.sigma1).item()
 
@@ -288,6 +288,16 @@ class TestImplicitWeights:
         expected = np.linalg.solve(reference_moments(features, targets, 4).within, features.T @ labels / len(targets))
         np.testing.assert_allclose(implied.numpy(), expected.T * 16 / 3, rtol=1e-6, atol=1e-6)
 
+    @VARIANTS
+    def test_dead_feature_gets_no_weight(self, variant: Any) -> None:
+        features, targets, weight, _ = small_problem()
+        padded, wide = np.insert(features, 2, 0, axis=1), np.insert(weight, 2, 0, axis=1)
+        implied = implicit_weights(
+            torch.tensor(wide), gathered(padded, targets, 4), (torch.tensor(padded), torch.tensor(targets)), variant
+        ).numpy()
+        expected = reference.implicit_weights(weight, features, targets, published=variant == "published")
+        np.testing.assert_allclose(implied, np.insert(expected, 2, 0, axis=1), rtol=1e-9, atol=1e-12)
+
     def test_nan_gives_nan(self) -> None:
         features, targets, weight, _ = small_problem()
         broken = features.copy()
@@ -299,7 +309,7 @@ class TestImplicitWeights:
         features, targets, weight, _ = small_problem()
         x, y, w = map(torch.tensor, (features, targets, weight))
         moments = gathered(features, targets, 4)
-        with pytest.raises(ValueError, match="variant must be .* got 'half'"):
+        with pytest.raises(ValueError, match=r"variant must be .* got 'half'"):
             implicit_weights(w, moments, (x, y), "half")  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="Proposition 2 needs the covariance of each class"):
             implicit_weights(w, gathered(features, targets, 4, "pooled"), (x, y))
@@ -355,7 +365,7 @@ class TestGaussianMixture:
 
         distances, cosines = {}, {}
         for variant in ("full", "published"):
-            implied = implicit_weights(w, moments, expectations, variant)  # type: ignore[arg-type]
+            implied = implicit_weights(w, moments, expectations, variant)
             distances[variant] = ((implied - w).norm() / w.norm()).item()
             cosines[variant] = torch.cosine_similarity(implied.flatten(), w.flatten(), dim=0).item()
         # Stein's lemma holds for the classes, and up to n^(−1/2) for their samples: 0.6 to 1.1 % here.
