@@ -62,7 +62,7 @@ def nc2_uniformity(vectors: Float[Tensor, "k p"]) -> tuple[Float[Tensor, ""], Fl
         vectors: Centred class means, or weight rows; used as they stand.
 
     Returns:
-        Mean, and variance over the pairs (divisor: their number).
+        Mean, and variance over the pairs (divisor: their number); infinity and NaN where two directions coincide.
 
     Raises:
         ValueError: There are fewer than two classes.
@@ -78,8 +78,11 @@ def nc2_uniformity(vectors: Float[Tensor, "k p"]) -> tuple[Float[Tensor, ""], Fl
     def logs(rows: slice) -> tuple[Tensor, Tensor]:
         others = unit[rows.start :]
         pairs = unit.new_ones(rows.stop - rows.start, len(others), dtype=torch.bool).triu(1)
-        squared = 2 - 2 * unit[rows] @ others.T
-        return -squared.clamp(min=0).where(pairs, 1).log() / 2, pairs
+        squared = (2 - 2 * unit[rows] @ others.T).where(pairs, 1)
+        # 2 − 2 cos has lost its digits where two directions nearly coincide.
+        near = (squared < 0.01).nonzero(as_tuple=True)
+        squared = squared.index_put(near, (unit[rows][near[0]] - others[near[1]]).square().sum(1))
+        return -squared.log() / 2, pairs
 
     pairs = k * (k - 1) / 2
     blocks = list(row_blocks(k, k, unit.dtype))

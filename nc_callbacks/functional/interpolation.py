@@ -39,7 +39,7 @@ def quasi_interpolation_errors(
     n, k = outputs.shape
     if n and not 0 <= int(targets.min()) <= int(targets.max()) < k:
         raise ValueError(f"targets must lie in 0…{k - 1}, got {int(targets.min())}…{int(targets.max())}.")
-    f = outputs.to(common_dtype(outputs))
+    f, targets = outputs.to(common_dtype(outputs)), targets.long()
     others = torch.arange(k - 1, device=f.device).expand(n, -1)
     others = others + (others >= targets[:, None])
     return 1 - f.gather(1, targets[:, None]).squeeze(1), f.gather(1, others)

@@ -53,11 +53,13 @@ def mse_decomposition(
         raise ValueError(
             f"weight must have the shape of the class means {tuple(means.shape)}, got {tuple(weight.shape)}."
         )
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"bias must be ({len(weight)},) to go with the weight, got {tuple(bias.shape)}.")
     if moments.within is None:
         raise ValueError('The decomposition needs Σ_W: gather moments with covariance="pooled" or "per_class".')
     if not moments.present.all():
         raise ValueError("Every class must have samples; leave out the others with moments.observed().")
-    if weight_decay < 0:
+    if not weight_decay >= 0:
         raise ValueError(f"weight_decay must be at least 0, got {weight_decay}.")
     dtype = common_dtype(weight, means)
     priors = moments.priors.to(dtype)
@@ -78,5 +80,5 @@ def mse_decomposition(
         (priors * residual.square().sum(0)).sum() / 2,
         ((gap @ second_moment) * gap).sum() / 2,
     )
-    nc1, nc23, perp = (torch.where(finite, part, torch.nan) for part in parts)
+    nc1, nc23, perp = (torch.where(finite, part.clamp(min=0), torch.nan) for part in parts)
     return nc1, nc23, perp

@@ -124,10 +124,10 @@ def softmax_expectations(logits: Float[Tensor, "n k"], targets: Int[Tensor, " n"
 
     Args:
         logits: One row a sample.
-        targets: Class indices in 0…k−1; every class must occur.
+        targets: Class indices in 0…k−1. The expectations over a class that does not occur are NaN.
 
     Raises:
-        ValueError: The shapes do not fit.
+        ValueError: The shapes do not fit, or a target lies outside 0…k−1.
 
     Example:
         >>> softmax_expectations(torch.zeros(2, 2), torch.tensor([0, 1])).probabilities
@@ -138,7 +138,9 @@ def softmax_expectations(logits: Float[Tensor, "n k"], targets: Int[Tensor, " n"
         raise ValueError(
             f"logits must be (n, k) and targets (n,), got {tuple(logits.shape)} and {tuple(targets.shape)}."
         )
-    k = logits.shape[1]
+    k, targets = logits.shape[1], targets.long()
+    if len(targets) and not 0 <= int(targets.min()) <= int(targets.max()) < k:
+        raise ValueError(f"targets must lie in 0…{k - 1}, got {int(targets.min())}…{int(targets.max())}.")
     p = logits.to(common_dtype(logits)).softmax(1)
     counts = torch.bincount(targets, minlength=k).to(p.dtype)
     sums = p.new_zeros(k, k).index_add(0, targets, p)
@@ -193,15 +195,24 @@ def implicit_weights(
         raise ValueError("Every class must have samples; leave out the others with moments.observed().")
     if weight.shape != moments.means.shape:
         raise ValueError(f"weight must have shape {tuple(moments.means.shape)}, got {tuple(weight.shape)}.")
+    k = len(weight)
+    if alpha is not None and alpha.shape != (k,):
+        raise ValueError(f"alpha must be ({k},), got {tuple(alpha.shape)}.")
     if not isinstance(features_or_expectations, SoftmaxExpectations):
         features, targets = features_or_expectations
+        if features.ndim != 2 or features.shape[1] != weight.shape[1]:
+            raise ValueError(f"features must be (n, {weight.shape[1]}), got {tuple(features.shape)}.")
         features = features.to(common_dtype(features, weight))
         features_or_expectations = softmax_expectations(features @ weight.to(features.dtype).T, targets)
     expectations = features_or_expectations
+    if expectations.probabilities.shape != (k, k) or expectations.products.shape != (k, k, k):
+        raise ValueError(
+            f"The expectations must be of {k} classes, got probabilities {tuple(expectations.probabilities.shape)} and "
+            f"products {tuple(expectations.products.shape)}."
+        )
     dtype = common_dtype(weight, moments.means, expectations.products)
     w, means, covariances = weight.to(dtype), moments.means.to(dtype), moments.covariances.to(dtype)
     p, pp = expectations.probabilities.to(dtype), expectations.products.to(dtype)
-    k = len(w)
     scale = moments.priors.to(dtype) * (1 if alpha is None else alpha.to(dtype))
 
     f = p - torch.eye(k, dtype=dtype, device=w.device)

@@ -33,7 +33,7 @@ def eigenvalues(second_moment: Float[Tensor, "p p"]) -> Float[Tensor, " p"]:
 
 
 def explained_variance(second_moment: Float[Tensor, "p p"]) -> Float[Tensor, " p"]:
-    """λ_j / Σ λ, largest first: shares in [0, 1] that add up to 1 (Lindegaard 2021, Fig. 3).
+    """λ_j / Σ λ, largest first: shares in [0, 1] that add up to 1 (Lindegaard 2021, Fig. 3); NaN for a zero matrix.
 
     Args:
         second_moment: (1/n) Σ_i x_i x_iᵀ, or a covariance.

@@ -73,28 +73,11 @@ class OutputErrors(StreamingMetric):
         """
         with full_precision(outputs.device):
             self._make_states_mutable()
-            if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
-                raise ValueError(f"targets must be integer class indices, got {targets.dtype}.")
-            if outputs.shape != (*targets.shape, self.num_classes):
-                raise ValueError(
-                    f"outputs must be (n, k) = {(*targets.shape, self.num_classes)} to go with targets of shape "
-                    f"{tuple(targets.shape)}, got {tuple(outputs.shape)}."
-                )
-            f = outputs.detach().reshape(-1, self.num_classes)
-            f = f.to(torch.promote_types(f.dtype, torch.float32))
-            y = targets.reshape(-1).long()
-            keep = torch.ones_like(y, dtype=torch.bool) if self.ignore_index is None else y != self.ignore_index
-            wrong = keep & ((y < 0) | (y >= self.num_classes))
-            if y.device.type != "cpu":
-                self.invalid += wrong.sum()
-            elif wrong.any():
-                raise ValueError(
-                    f"targets must lie in 0…{self.num_classes - 1} (num_classes={self.num_classes}), got "
-                    f"{sorted(set(y[wrong].tolist()))[:5]}."
-                )
+            f, y, keep, wrong = _checked(outputs, targets, self.num_classes, self.ignore_index)
+            self.invalid += wrong
             if self.outputs == "softmax":
                 f = f.softmax(1)
-            self.moments = _merged_errors(self.moments, _batch_errors(f, y.clamp(0, self.num_classes - 1), keep))
+            self.moments = _merged_errors(self.moments, _batch_errors(f, y, keep))
 
     def compute(self) -> dict[str, Tensor]:
         """The SQI quantities by their names: dimensionless, in units of the outputs (one-hot labels are 1).
@@ -140,6 +123,30 @@ class OutputErrors(StreamingMetric):
         invalid = self.invalid.clone()
         dist.all_reduce(invalid, group=group)
         self.invalid = invalid
+
+
+def _checked(
+    outputs: Tensor, targets: Tensor, k: int, ignore_index: int | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Rows of outputs, targets in 0…k−1, which rows count, and how many targets are out of range."""
+    if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
+        raise ValueError(f"targets must be integer class indices, got {targets.dtype}.")
+    if outputs.shape != (*targets.shape, k):
+        raise ValueError(
+            f"outputs must be (n, k) = {(*targets.shape, k)} to go with targets of shape {tuple(targets.shape)}, "
+            f"got {tuple(outputs.shape)}."
+        )
+    f = outputs.detach().reshape(-1, k)
+    y = targets.reshape(-1).long()
+    keep = torch.ones_like(y, dtype=torch.bool) if ignore_index is None else y != ignore_index
+    wrong = keep & ((y < 0) | (y >= k))
+    # Asking a device costs a wait; there `compute` raises.
+    if y.device.type == "cpu" and wrong.any():
+        raise ValueError(
+            f"targets must lie in 0…{k - 1} (num_classes={k}), got {sorted(set(y[wrong].tolist()))[:5]}. Pass class "
+            "indices, or set ignore_index for a padding label."
+        )
+    return f.to(torch.promote_types(f.dtype, torch.float32)), y.clamp(0, k - 1), keep, wrong.sum()
 
 
 def _batch_errors(f: Tensor, y: Tensor, keep: Tensor) -> Tensor:
@@ -193,6 +200,7 @@ class SoftmaxStatistics(RecordMetric):
 
     Args:
         num_classes: k, at least 2.
+        ignore_index: Samples with this target are left out.
         kwargs: Passed to `torchmetrics.Metric`.
 
     Raises:
@@ -212,8 +220,9 @@ class SoftmaxStatistics(RecordMetric):
     counts: Tensor
     sums: Tensor
     products: Tensor
+    invalid: Tensor
 
-    def __init__(self, num_classes: int, **kwargs: Any) -> None:
+    def __init__(self, num_classes: int, ignore_index: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if num_classes < 2:
             raise ValueError(f"num_classes must be at least 2, got {num_classes}.")
@@ -221,16 +230,31 @@ class SoftmaxStatistics(RecordMetric):
         self.add_state("counts", torch.zeros(k, dtype=torch.long), dist_reduce_fx="sum")
         self.add_state("sums", torch.zeros(k, k, dtype=wide), dist_reduce_fx="sum")
         self.add_state("products", torch.zeros(k, k, k, dtype=wide), dist_reduce_fx="sum")
+        self.add_state("invalid", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+        self.num_classes = num_classes
+        self.ignore_index = ignore_index
 
     def update(self, outputs: Float[Tensor, "n k"], targets: Int[Tensor, " n"]) -> None:
-        """Add a batch of outputs before the softmax, and class indices in 0…k−1."""
+        """Add a batch of outputs before the softmax (n, k), or (n, …, k) with targets (n, …).
+
+        Raises:
+            ValueError: Shapes do not fit, or a target lies outside 0…k−1 (off the CPU `compute` raises it).
+        """
         with full_precision(outputs.device):
             self._make_states_mutable()
-            p = outputs.detach().to(self.sums.dtype).softmax(1)
-            self.counts.index_add_(0, targets, torch.ones_like(targets))
-            self.sums.index_add_(0, targets, p)
-            self.products.index_add_(0, targets, p[:, :, None] * p[:, None, :])
+            f, y, keep, wrong = _checked(outputs, targets, self.num_classes, self.ignore_index)
+            self.invalid += wrong
+            p = torch.where(keep[:, None], f.to(self.sums.dtype).softmax(1), 0)
+            self.counts.index_add_(0, y, keep.long())
+            self.sums.index_add_(0, y, p)
+            self.products.index_add_(0, y, p[:, :, None] * p[:, None, :])
 
     def compute(self) -> SoftmaxExpectations:
-        """The expectations; NaN for a class without samples."""
+        """The expectations; NaN for a class without samples.
+
+        Raises:
+            ValueError: Targets outside 0…k−1 were passed to `update` on a device other than the CPU.
+        """
+        if invalid := int(self.invalid):
+            raise ValueError(f"{invalid} targets lie outside 0…{self.num_classes - 1}.")
         return SoftmaxExpectations(self.sums / self.counts[:, None], self.products / self.counts[:, None, None])

@@ -120,7 +120,6 @@ def test_collapsed_classes_have_no_spread(p: int, bias: bool) -> None:
     assert decomposed(weight, b, gathered(features, targets, 4), 0.1)[0] > 1e-4
 
 
-@pytest.mark.xfail(strict=True, reason="L_NC1 is tr(W_LS Σ_W W_LSᵀ): rounding takes it below 0 where W_LS Σ_W = 0")
 def test_no_part_is_negative() -> None:
     for seed in range(10):
         features, targets = gaussian_classes([5, 3, 2], 30, seed=seed)
@@ -168,7 +167,6 @@ def test_shape_of_the_weight(moments: ClassMoments, shape: tuple[int, ...]) -> N
         mse_decomposition(torch.ones(shape), None, moments)
 
 
-@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="a bias of another shape raises torch.cat's RuntimeError")
 @pytest.mark.parametrize("bias", [torch.ones(4), torch.ones(1), torch.ones(3, 1)])
 def test_shape_of_the_bias(moments: ClassMoments, bias: Tensor) -> None:
     with pytest.raises(ValueError, match="bias"):
