@@ -24,7 +24,8 @@ def near_optimality_figure(latest: Record, prefix: str = "nc", split: str = "tra
             size = 5 if len(values) <= 100 else 2
             axes.plot(values, marker, color=line["color"], ms=size, label=f"{label}, mean {values.mean():.3g}")
             axes.axhline(values.mean(), color=line["color"], ls=line["linestyle"], lw=1)
-        axes.legend(frameon=False, fontsize=8)
+        # Many classes fill the axes: the legend covers what lies under it.
+        axes.legend(framealpha=1, edgecolor="none", fontsize=8)
         label_axes(axes, title, unit, horizontal="class")
     return figure
 

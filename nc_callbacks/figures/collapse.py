@@ -101,7 +101,7 @@ def layers_figure(history: Sequence[Record], layers: Sequence[str], prefix: str 
         ("NC1: tr(Σ_W Σ_B⁺) / k", "nc1", "dimensionless"),
         ("NC2: equiangularity, signed", "nc2_equiangularity_signed", "dimensionless"),
         ("NC2: spread of class-mean norms", "nc2_equinorm", "dimensionless"),
-        ("Accuracy of the nearest class mean", "ncc_accuracy", "share of samples"),
+        ("NC4: nearest class mean", "ncc_accuracy", "share of samples"),
     ]
     figure = Figure(figsize=(12, 3.4), layout="constrained")
     for axes, (title, name, unit) in zip(figure.subplots(1, 4), panels, strict=True):
