@@ -1,6 +1,5 @@
 """Train a classifier and watch its last layers: `python train.py [group=choice] [key=value] ...`."""
 
-import logging
 import time
 import warnings
 
@@ -16,7 +15,6 @@ from nc_callbacks.experiments.summary import print_summary, summarise
 # The data lies in memory, where worker processes would only slow it down; Hydra writes to the folder before the logger.
 for harmless in ("does not have many workers", "exists and is not empty", "isinstance.treespec, LeafSpec"):
     warnings.filterwarnings("ignore", message=f".*{harmless}")
-logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")

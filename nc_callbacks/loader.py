@@ -7,7 +7,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, SubsetRandomSampler
+from lightning.pytorch.utilities import rank_zero_warn
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    Sampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
+
+_WHOLE_DATASET = (SequentialSampler, RandomSampler, WeightedRandomSampler, DistributedSampler)
+"""Samplers over a whole dataset: a look takes each sample once."""
+
+_BATCH_SIZE = 128
+"""For a batch sampler that does not say its batch size."""
 
 
 class RankBatches(Sampler[list[int]]):
@@ -79,14 +96,26 @@ def own_loader(loader: Any, rank: int = 0, world_size: int = 1, workers: int | N
         settings |= {"prefetch_factor": loader.prefetch_factor}
     if isinstance(dataset, IterableDataset):
         return DataLoader(dataset, batch_size=loader.batch_size, drop_last=False, **settings), None
-    subset = isinstance(loader.sampler, SubsetRandomSampler)
-    indices: Sequence[int] = sorted(loader.sampler.indices) if subset else range(len(dataset))  # type: ignore
+    sampler = _unwrapped(loader.sampler)
+    subset = isinstance(sampler, SubsetRandomSampler)
+    indices: Sequence[int] = sorted(sampler.indices) if subset else range(len(dataset))  # type: ignore
+    if not isinstance(sampler, _WHOLE_DATASET) and not subset:
+        rank_zero_warn(
+            f"{type(sampler).__name__} is not known to neural-collapse looks, which go through all "
+            f"{len(indices)} samples of the {type(dataset).__name__} once. If it leaves samples out, train on a Subset."
+        )
     if not len(indices):
         raise ValueError(f"The loader is empty: its {type(dataset).__name__} has no samples.")
     batched = loader.batch_size is not None or loader.batch_sampler is not None
-    batch_size = loader.batch_size or getattr(loader.batch_sampler, "batch_size", None) or 1
+    batch_size = loader.batch_size or getattr(loader.batch_sampler, "batch_size", None)
+    batch_size = batch_size or (_BATCH_SIZE if batched else 1)
     batches = RankBatches(indices, batch_size, rank, world_size)
     if batched:
         return DataLoader(dataset, batch_sampler=batches, **settings), batches.counted
     flat = [batch[0] for batch in batches]
     return DataLoader(dataset, batch_size=None, sampler=flat, **settings), batches.counted
+
+
+def _unwrapped(sampler: Any) -> Any:
+    """The user's sampler, which Lightning wraps under DDP so that ranks share it."""
+    return getattr(getattr(sampler, "dataset", None), "_sampler", sampler)

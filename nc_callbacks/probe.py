@@ -272,14 +272,13 @@ class Tap:
             def before(module: nn.Module, args: Any, kwargs: Any, name: str = name) -> None:
                 tensor = next((a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), None)
                 if tensor is not None:
-                    # A module that works in place overwrites its input.
-                    tensor = tensor.clone() if getattr(module, "inplace", False) else tensor
-                    self._inputs.setdefault(name, []).append(tensor.detach())
+                    # A copy: the model may overwrite it in place, and a view would keep its whole storage alive.
+                    self._inputs.setdefault(name, []).append(tensor.detach().clone())
 
             self._hooks.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
 
         def after(module: nn.Module, args: Any, output: Any) -> None:
-            self._outputs.append(output.detach())
+            self._outputs.append(output.detach().clone())
 
         self._hooks.callback(self.module.register_forward_hook(after).remove)
         return self
@@ -356,13 +355,10 @@ def undisturbed(model: nn.Module, seed: int = 0) -> Iterator[None]:
         model: The model to run.
         seed: Seed of the random numbers drawn inside.
     """
-    flags = [(module, module.training) for module in model.modules()]
-    buffers = [
-        (module, name, buffer, buffer.clone())
-        for module in model.modules()
-        for name, buffer in module._buffers.items()
-        if buffer is not None
-    ]
+    modules = list(model.modules())
+    flags = [(module, module.training) for module in modules]
+    buffers = [(module, dict(module._buffers)) for module in modules]
+    values = [(buffer, buffer.clone()) for _, held in buffers for buffer in held.values() if buffer is not None]
     python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002 - the global state is meant
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     with ExitStack() as stack:
@@ -385,6 +381,8 @@ def undisturbed(model: nn.Module, seed: int = 0) -> Iterator[None]:
             np.random.set_state(numpy_state)  # noqa: NPY002
             for module, training in flags:
                 module.training = training
-            for module, name, buffer, before in buffers:
-                buffer.copy_(before)
-                module._buffers[name] = buffer
+            for buffer, value in values:
+                buffer.copy_(value)
+            for module, held in buffers:
+                module._buffers.clear()
+                module._buffers.update(held)

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, IterableDataset, SubsetRandomSampler, TensorDataset
+from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
+from torch.utils.data import DataLoader, IterableDataset, Sampler, SubsetRandomSampler, TensorDataset
 
 from nc_callbacks.loader import own_loader
 
@@ -46,6 +47,26 @@ class TestOwnLoader:
         assert counted is None
         batches = [(torch.zeros(2), torch.zeros(2))]
         assert own_loader(batches) == (batches, None)
+
+    def test_subset_under_lightnings_distributed_sampler(self):
+        loader = DataLoader(TensorDataset(torch.arange(9)), sampler=SubsetRandomSampler([7, 2, 5]), batch_size=2)
+        wrapped = DistributedSamplerWrapper(loader.sampler, num_replicas=2, rank=0)
+        loader = DataLoader(loader.dataset, sampler=wrapped, batch_size=2)
+        seen = [batch[0] for rank in range(2) for batch in list(own_loader(loader, rank, 2)[0])]
+        assert sorted(torch.cat(seen).tolist()) == [2, 5, 7]
+
+    def test_sampler_that_is_not_known_warns(self):
+        class FirstThree(Sampler):
+            def __iter__(self):
+                return iter(range(3))
+
+            def __len__(self):
+                return 3
+
+        data = TensorDataset(torch.arange(9))
+        with pytest.warns(UserWarning, match="FirstThree is not known.*all 9 samples of the TensorDataset"):
+            own, _ = own_loader(DataLoader(data, sampler=FirstThree(), batch_size=2))
+        assert sum(len(batch[0]) for batch in own) == 9
 
     def test_user_generator_is_not_touched(self):
         generator = torch.Generator().manual_seed(3)

@@ -222,6 +222,31 @@ class TestTap:
         assert not model[0]._forward_hooks
         assert not model[0]._forward_pre_hooks
 
+    def test_what_the_model_overwrites_in_place(self):
+        class Model(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.block = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(4, 4))
+                self.head = nn.Linear(4, 3)
+
+            def forward(self, x):
+                return self.head(self.block(x)).mul_(3)
+
+        model, x = Model(), torch.randn(5, 4)
+        with probe.Tap(model, "head", ["block"]) as tap:
+            scaled = model(x.clone())
+            batch = tap.read(torch.zeros(5, dtype=torch.long))
+        assert torch.equal(batch.features["block"], x)
+        torch.testing.assert_close(batch.outputs * 3, scaled)
+
+    def test_views_do_not_keep_their_storage(self):
+        model = nn.Sequential(nn.Linear(4, 3))
+        tokens = torch.randn(5, 197, 4)
+        with probe.Tap(model, "0") as tap:
+            model(tokens[:, 0])
+            features = tap.read(torch.zeros(5, dtype=torch.long)).features["0"]
+        assert features.untyped_storage().nbytes() == features.nbytes
+
 
 class TestUndisturbed:
     @pytest.mark.parametrize("fails", [False, True])
@@ -233,8 +258,10 @@ class TestUndisturbed:
                 super().__init__()
                 self.register_buffer("calls", torch.zeros(1))
                 self.register_buffer("last", torch.zeros(2))
+                self.register_buffer("scale", None)
 
             def forward(self, x):
+                self.scale = x.std() if self.scale is None else self.scale
                 self.calls += 1
                 self.last = x[0].clone()
                 return x
@@ -253,6 +280,7 @@ class TestUndisturbed:
                 if fails:
                     raise RuntimeError("in the middle")
         assert [module.training for module in model.modules()] == flags
+        assert model[2].scale is None
         assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
         after = (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())  # noqa: NPY002
         assert after == states

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import pickle
 from collections.abc import Callable
+from datetime import timedelta
 from functools import reduce
 from itertools import pairwise
 from pathlib import Path
@@ -536,6 +537,14 @@ def test_update_never_waits_for_the_device(shift: Tensor | None, ignore_index: i
         metric.compute()
 
 
+def test_result_on_one_device_does_not_outlive_a_move_to_another() -> None:
+    x, y, k, _ = dataset("unbalanced")
+    metric = gathered(x, y, k)
+    metric.compute()
+    with pytest.raises(RuntimeError, match="meta"):
+        metric.to("meta").compute()
+
+
 def test_invalid_targets_on_a_device_are_named_by_compute() -> None:
     x, y, k, _ = dataset("unbalanced")
     metric = gathered(x, y, k)
@@ -791,7 +800,10 @@ def outputs_for(y: Tensor) -> Tensor:
 
 def compute_on_one_rank(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    # A mismatch of collectives shall fail rather than wait for half an hour.
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2, timeout=timedelta(minutes=1)
+    )
     results: dict[str, Any] = {}
     for name in SHARDS:
         now, later, kwargs = shards(name)

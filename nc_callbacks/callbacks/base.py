@@ -15,6 +15,8 @@ from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.trainer.states import RunningStage
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
@@ -60,6 +62,7 @@ class CollapseCallback(Callback):
         feature_cache: Memory a rank may use to keep features, so that what needs the final class means needs no second
             pass: a number of bytes or a string such as ``"512MiB"``.
         figures: Save figures when fit ends: True for ``figures/`` in the trainer's `default_root_dir`, or a folder.
+            Another `prefix` than ``nc`` makes a folder in it.
         prefix: First part of the log keys.
         pool: ``"mean"`` averages convolutional inputs of `layers` over their positions; by default they are flattened.
         global_mean: Centre the class means at their mean over ``"classes"`` (Papyan, Han, Seddik) or at the mean over
@@ -142,7 +145,12 @@ class CollapseCallback(Callback):
     @property
     def state_key(self) -> str:
         return self._generate_state_key(
-            prefix=self.prefix, head=self.given.head, layers=self.layers, pool=self.given.pool
+            prefix=self.prefix,
+            head=self.given.head,
+            layers=self.layers,
+            pool=self.given.pool,
+            splits=self.splits,
+            global_mean=self.global_mean,
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -160,9 +168,20 @@ class CollapseCallback(Callback):
             for layer in self.layers:
                 named_module(pl_module, layer, "layer")
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # The values come at the end of the training epoch, so that is when callbacks that monitor them must read them.
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if str(getattr(callback, "monitor", None)).startswith(f"{self.prefix}/"):
+                if isinstance(callback, ModelCheckpoint):
+                    callback._save_on_train_epoch_end = True
+                elif isinstance(callback, EarlyStopping):
+                    callback._check_on_train_epoch_end = True
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if _callbacks(trainer)[0] is self:
-            _shared[trainer] = _Shared()
+            _shared[trainer] = _Shared({})
+        # Of a fit that was cut off and is repeated, or of an earlier one.
+        self.history = [record for record in self.history if record["epoch"] < trainer.current_epoch]
         # The first of the callbacks that were given the same source tries it for all.
         peers = [c for c in _callbacks(trainer) if c.given == self.given]
         if peers[0] is self:
@@ -206,6 +225,7 @@ class CollapseCallback(Callback):
         if not self.figures or not self.history or not trainer.is_global_zero:
             return
         folder = Path(trainer.default_root_dir, "figures") if self.figures is True else Path(self.figures)
+        folder = folder if self.prefix == "nc" else folder / self.prefix
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self.draw(folder)
@@ -273,11 +293,16 @@ def _validation_loader(trainer: Trainer, callbacks: list[CollapseCallback]) -> d
     """The validation loader under ``"val"``, where a callback asks for it."""
     if not any("val" in callback.splits for callback in callbacks):
         return {}
+    if trainer.val_dataloaders is None and trainer.enable_validation:
+        # Lightning loads them when it first validates, which may come after the first look.
+        stage, trainer.state.stage = trainer.state.stage, RunningStage.VALIDATING
+        trainer.fit_loop.epoch_loop.val_loop.setup_data()
+        trainer.state.stage = stage
     loaders = trainer.val_dataloaders
     if loaders is None:
         raise ValueError(
-            'splits has "val", but the trainer has no validation loader. Pass one to fit or define val_dataloader, '
-            'or leave "val" out.'
+            'splits has "val", but the trainer has no validation loader. Pass one to fit or define val_dataloader (and '
+            'validation_step, and no limit_val_batches=0), or leave "val" out.'
         )
     if isinstance(loaders, list | tuple):
         if len(loaders) != 1:
@@ -293,8 +318,8 @@ def _validation_loader(trainer: Trainer, callbacks: list[CollapseCallback]) -> d
 class _Shared:
     """What the callbacks of one trainer share during a fit."""
 
-    looks: dict[Source, tuple[tuple[int, int], dict[str, dict[str, Observation]]]] = field(default_factory=dict)
-    """The last look at each source: when (epoch and step), and what was found."""
+    looks: dict[Source, tuple[dict[str, dict[str, Observation]], list[CollapseCallback]]]
+    """What was found at each source after the epoch, and who has not read it yet."""
     warned: set[str] = field(default_factory=set)
     """What has been warned of."""
 
@@ -317,13 +342,15 @@ def _shared_look(
     trainer: Trainer, pl_module: LightningModule, callback: CollapseCallback
 ) -> dict[str, dict[str, Observation]]:
     """Observations for this callback: the first that asks after an epoch looks for all that are due."""
-    now = (trainer.current_epoch, trainer.global_step)
     looks = _shared[trainer].looks
-    when, observations = looks.get(callback.source, (None, {}))
-    if when != now:
+    if callback.source not in looks:
         peers = [c for c in _callbacks(trainer) if c.source == callback.source and c.is_due(trainer)]
         needs, cache_bytes = reduce(or_, (c.needs for c in peers)), max(c.cache_bytes for c in peers)
         look = Look(trainer, pl_module, callback.source, needs, cache_bytes, callback.head)
-        observations = look.run(trainer.train_dataloader, _validation_loader(trainer, peers))
-        looks[callback.source] = now, observations
+        looks[callback.source] = look.run(trainer.train_dataloader, _validation_loader(trainer, peers)), peers
+    observations, waiting = looks[callback.source]
+    waiting.remove(callback)
+    if not waiting:
+        # Covariances can be large: they do not stay while training goes on.
+        del looks[callback.source]
     return observations

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import RunningStage
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
 from nc_callbacks.callbacks.progress import progress
@@ -112,6 +113,17 @@ class Observation:
     """At the classifier's input only."""
     ood_mean: Float[Tensor, " p"] | None = None
     """Feature mean of the out-of-distribution data, where there is any."""
+    present: Bool[Tensor, " all"] | None = None
+    """Which classes the rows stand for, where `of_present_classes` has dropped some."""
+
+    def by_class(self, values: Tensor) -> Tensor:
+        """A value a class (or a pair of classes) with NaN for the classes that were dropped."""
+        if self.present is None:
+            return values
+        rows = self.present.nonzero().squeeze(1)
+        places = torch.meshgrid(*[rows] * values.ndim, indexing="ij")
+        full = torch.full([len(self.present)] * values.ndim, torch.nan, dtype=values.dtype, device=values.device)
+        return full.index_put(places, values)
 
     def of_present_classes(self) -> Observation:
         """The same without the rows of classes that have no samples in this split."""
@@ -126,7 +138,7 @@ class Observation:
                 products = expectations.products[keep][:, keep][:, :, keep]
                 expectations = SoftmaxExpectations(expectations.probabilities[keep][:, keep], products)
             classifier = replace(classifier, weight=classifier.weight[keep], bias=bias, expectations=expectations)
-        return replace(self, moments=self.moments.observed(), classifier=classifier)
+        return replace(self, moments=self.moments.observed(), classifier=classifier, present=keep)
 
 
 @dataclass
@@ -163,6 +175,11 @@ class Look:
             ValueError: No classifier, a layer that is not there or does not run, a batch that cannot be read, targets
                 out of range, an empty loader, an out-of-distribution batch that the model cannot take.
         """
+        if self.source.forward_fn is None and not is_overridden("forward", self.model):
+            raise ValueError(
+                f"{type(self.model).__name__} has no forward method. Define one from inputs to outputs, or pass "
+                "forward_fn=..., such as lambda module, inputs: module.net(inputs)."
+            )
         with self._standing_still():
             shapes = {split: self._check_split(split, loader) for split, loader in loaders.items()}
             if self.needs.ood_loader is not None:
@@ -170,7 +187,8 @@ class Look:
         return self.head
 
     def _check_split(self, split: str, loader: Any) -> tuple[int, ...]:
-        own, _ = own_loader(loader, workers=0)
+        # A dataset that opens files when first read must not open them here, for workers to inherit.
+        own, _ = own_loader(loader, workers=min(getattr(loader, "num_workers", 0), 1))
         raw = next(iter(own), None)
         if raw is None:
             raise ValueError(f"The {split} loader is empty: it gave no batch.")
@@ -201,7 +219,7 @@ class Look:
         return tuple(getattr(inputs, "shape", ()))
 
     def _check_ood(self, trained_on: tuple[int, ...]) -> None:
-        own, _ = own_loader(self.needs.ood_loader, workers=0)
+        own, _ = own_loader(self.needs.ood_loader, workers=min(getattr(self.needs.ood_loader, "num_workers", 0), 1))
         raw = next(iter(own), None)
         if raw is None:
             raise ValueError("The out-of-distribution loader is empty: it gave no batch.")
@@ -237,19 +255,19 @@ class Look:
                 gathered, decisions = _Gathered(self, tap), decisions.restarted()
                 for batch, _ in self._batches(tap, split, loader):
                     gathered.update(batch)
-                    decisions.update(batch.features, batch.outputs.argmax(1), batch.targets)
+                    decisions.update(batch)
                 observations[split] = self._observed(tap, split, gathered, decisions, ood_means)
         return observations
 
     def _look_at_train(self, tap: Tap, loader: Any) -> tuple[_Gathered, _Decisions]:
         gathered, room = _Gathered(self, tap), self.cache_bytes
-        cache: list[tuple[dict[str, Tensor], Tensor, Tensor]] | None = []
+        cache: list[Batch] | None = []
         for batch, positions in self._batches(tap, "train", loader):
             gathered.update(batch)
             gathered.keep_samples(batch, positions)
             if cache is not None:
-                room -= sum(features.nbytes for features in batch.features.values())
-                cache.append((batch.features, batch.outputs.argmax(1), batch.targets))
+                room -= sum(tensor.nbytes for tensor in (*batch.features.values(), batch.outputs))
+                cache.append(batch)
                 cache = cache if room >= 0 else None
         decisions = _Decisions(self.head, gathered.moments())
         # Where one rank's cache overflowed, all ranks make the second pass.
@@ -257,10 +275,10 @@ class Look:
             cache = None
         if cache is None:
             for batch, _ in self._batches(tap, "train (class means)", loader):
-                decisions.update(batch.features, batch.outputs.argmax(1), batch.targets)
+                decisions.update(batch)
         else:
-            for features, predictions, targets in cache:
-                decisions.update(features, predictions, targets)
+            for batch in cache:
+                decisions.update(batch)
         return gathered, decisions
 
     def _observed(
@@ -435,17 +453,19 @@ class _Decisions:
         other.counts = {name: torch.zeros_like(count) for name, count in self.counts.items()}
         return other
 
-    def update(self, features: dict[str, Tensor], predictions: Int[Tensor, " n"], targets: Int[Tensor, " n"]) -> None:
+    def update(self, batch: Batch) -> None:
+        outputs, targets = batch.outputs, batch.targets
         self.counts["samples"] += len(targets)
-        self.counts["accuracy"] += (predictions == targets).sum()
-        for layer, rows in features.items():
+        self.counts["accuracy"] += (outputs.argmax(1) == targets).sum()
+        for layer, rows in batch.features.items():
             classes, means = self.classes[layer], self.means[layer]
             if len(classes) < 2:
                 continue
             nearest = classes[nearest_mean(rows, means)]
             self.counts[f"nearest {layer}"] += (nearest == targets).sum()
             if layer == self.head:
-                self.counts["mismatch"] += (nearest != predictions).sum()
+                # Classes without training samples take no part on either side.
+                self.counts["mismatch"] += (nearest != classes[outputs[:, classes].argmax(1)]).sum()
                 logits = rows.to(means.dtype) @ centred_mean_weight(means, "none").T
                 self.counts["centred means"] += (classes[logits.argmax(1)] == targets).sum()
 

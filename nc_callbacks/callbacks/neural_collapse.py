@@ -26,7 +26,7 @@ class NeuralCollapse(CollapseCallback):
     classifier ``mse_nc1``, ``mse_nc23``, ``mse_perp`` (in units of the squared error).
 
     Vectors in `latest` and `history`: ``class_mean_norms`` (‖μ_c‖) and ``counts``. Matrix in `latest`:
-    ``class_mean_cosines`` (cos(μ_c, μ_c'), up to 1,000 classes). Classes without samples are left out.
+    ``class_mean_cosines`` (cos(μ_c, μ_c'), up to 1,000 classes). Classes without samples have NaN there.
 
     Args:
         ood_loader: Loader of out-of-distribution data (batches of inputs, or as in training); adds ``nc5`` and a pass
@@ -94,10 +94,13 @@ class NeuralCollapse(CollapseCallback):
         matrices = {}
         if len(centred) <= MAX_CLASSES_OF_MATRIX:
             unit = centred / centred.norm(dim=1, keepdim=True)
-            matrices["class_mean_cosines"] = unit @ unit.T
+            matrices["class_mean_cosines"] = observation.by_class(unit @ unit.T)
         return Measurement(
             numbers={name: float(value) for name, value in tensors.items()} | numbers,
-            vectors={"class_mean_norms": centred.norm(dim=1), "counts": moments.counts},
+            vectors={
+                "class_mean_norms": observation.by_class(centred.norm(dim=1)),
+                "counts": observation.by_class(moments.counts.to(centred.dtype)),
+            },
             matrices=matrices,
         )
 

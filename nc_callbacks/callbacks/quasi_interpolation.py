@@ -27,7 +27,8 @@ class QuasiInterpolation(CollapseCallback):
     Numbers, logged as ``nc/{split}/{name}``, in units of the outputs (a one-hot label is 1) or dimensionless:
     ``sqi_epsilon``, ``sqi_epsilon_off``, ``sqi_ratio``, ``sqi_gap``, ``sqi_epsilon_rel_std``,
     ``sqi_epsilon_off_rel_std``, ``sqi_epsilon_std``, ``sqi_epsilon_off_std``, ``sqi_epsilon_off_sample_rel_std`` (see
-    `nc_callbacks.OutputErrors`). SQI is a property of the outputs: `layers` adds nothing to it.
+    `nc_callbacks.OutputErrors`). SQI is a property of the outputs, of all k of them: `layers` adds nothing to it, and a
+    class without samples still has its output.
 
     With squared error the outputs are measured raw. With cross-entropy they are measured after the softmax, and then
     the average condition (Assumption 2 of the paper) says nothing: softmax outputs add up to 1, so that ε_i =
@@ -40,7 +41,8 @@ class QuasiInterpolation(CollapseCallback):
         samples: Indices into the training set of samples whose errors are tabled (the paper's Table 1): in `latest` as
             the matrix ``sqi_samples`` (a row a sample: index, label, ε, and ε̃ by class with NaN at the label), after
             each look in ``quasi_interpolation_samples.csv`` under the trainer's `default_root_dir`, times 10³, and
-            when fit ends as a table in W&B and TensorBoard.
+            when fit ends as a table in W&B and TensorBoard. A sample that `limit_train_batches` leaves out of the look
+            is not in it.
         kwargs: The arguments of `nc_callbacks.callbacks.base.CollapseCallback`.
 
     Raises:
@@ -64,11 +66,14 @@ class QuasiInterpolation(CollapseCallback):
     def needs(self) -> Needs:
         return Needs(errors=frozenset({self.kind}), samples=self.samples)
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        super().setup(trainer, pl_module, stage)
-        if stage != "fit":
-            return
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_fit_start(trainer, pl_module)
         self.kind = self.outputs or ("softmax" if _has_cross_entropy(pl_module) else "raw")
+        if self.kind == "raw" and self.outputs is None:
+            rank_zero_info(
+                "QuasiInterpolation measures raw outputs, for the module holds no cross-entropy loss. If it trains "
+                'with cross-entropy all the same, pass outputs="softmax".'
+            )
         if self.kind == "softmax":
             rank_zero_info(
                 "QuasiInterpolation measures softmax outputs: they add up to 1, so the average condition holds by "
@@ -98,8 +103,13 @@ class QuasiInterpolation(CollapseCallback):
         key = f"{self.prefix}/train/sqi_samples"
         if key in self.latest and self.latest["epoch"] == trainer.current_epoch and trainer.is_global_zero:
             columns, rows = self._printed(self.latest[key])
-            with open(Path(trainer.default_root_dir, SAMPLES_FILE), "w", newline="") as file:
-                csv.writer(file).writerows([columns, *rows])
+            name = SAMPLES_FILE if self.prefix == "nc" else f"{self.prefix}_{SAMPLES_FILE}"
+            try:
+                Path(trainer.default_root_dir).mkdir(parents=True, exist_ok=True)
+                with open(Path(trainer.default_root_dir, name), "w", newline="") as file:
+                    csv.writer(file).writerows([columns, *rows])
+            except OSError as error:
+                rank_zero_warn(f"The table of samples could not be written to {trainer.default_root_dir}: {error!r}.")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_fit_end(trainer, pl_module)

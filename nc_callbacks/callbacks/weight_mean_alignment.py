@@ -86,6 +86,7 @@ class WeightMeanAlignment(CollapseCallback):
                 numbers["a2_residual"] = F_nc.a2_residual(moments)
             if self.implicit is not None:
                 shares |= self._implicit(classifier, moments)
+        vectors = {name: observation.by_class(vector) for name, vector in vectors.items()}
         return Measurement({name: float(value) for name, value in numbers.items()} | shares, vectors, {})
 
     def _implicit(self, classifier: ClassifierObservation, moments: ClassMoments) -> dict[str, float]:

@@ -22,8 +22,8 @@ def near_optimality_figure(latest: Record, prefix: str = "nc", split: str = "tra
         for (name, label), line, marker in zip(names, LINES, "ov", strict=False):
             values = np.asarray(latest[f"{prefix}/{split}/{name}_per_class"])
             size = 5 if len(values) <= 100 else 2
-            axes.plot(values, marker, color=line["color"], ms=size, label=f"{label}, mean {values.mean():.3g}")
-            axes.axhline(values.mean(), color=line["color"], ls=line["linestyle"], lw=1)
+            axes.plot(values, marker, color=line["color"], ms=size, label=f"{label}, mean {np.nanmean(values):.3g}")
+            axes.axhline(np.nanmean(values), color=line["color"], ls=line["linestyle"], lw=1)
         # Many classes fill the axes: the legend covers what lies under it.
         axes.legend(framealpha=1, edgecolor="none", fontsize=8)
         label_axes(axes, title, unit, horizontal="class")

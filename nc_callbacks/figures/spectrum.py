@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ def spectrum_figure(latest: Record, prefix: str = "nc", split: str = "train") ->
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     singular, cumulative = figure.subplots(1, 2)
     places = [p for p in splits_with(latest, prefix, "explained_variance") if p.partition("/")[0] == split]
-    for place, line in zip(places, LINES * 3, strict=False):
+    for place, line in zip(places, cycle(LINES), strict=False):
         label = place.partition("/")[2] or "classifier's input"
         shares = np.asarray(latest[f"{prefix}/{place}/explained_variance"])
         number = np.arange(1, len(shares) + 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def plot_metric(axes: Axes, history: Sequence[Record], keys: Iterable[str], titl
         unit: Label of the vertical axis.
     """
     drawn: list[float] = []
-    for line, key in zip(LINES * 3, keys, strict=False):
+    for line, key in zip(cycle(LINES), keys, strict=False):
         epochs, values = series(history, key)
         marker = "o" if len(epochs) <= 3 else None
         axes.plot(epochs, values, label=key.split("/", 1)[1].rsplit("/", 1)[0], marker=marker, lw=1.6, **line)
@@ -77,7 +78,7 @@ def plot_per_class(axes: Axes, epochs: Sequence[int], values: np.ndarray, title:
         unit: Label of the vertical axis.
     """
     if values.shape[1] <= MAX_LINES:
-        for c, line in zip(range(values.shape[1]), LINES * 3, strict=False):
+        for c, line in zip(range(values.shape[1]), cycle(LINES), strict=False):
             marker = "ov^s"[c // len(LINES) % 4]
             axes.plot(epochs, values[:, c], label=f"class {c}", lw=1.2, marker=marker, markevery=0.2, ms=4, **line)
         axes.legend(frameon=False, fontsize=7, ncols=2)
@@ -102,12 +103,8 @@ def label_axes(axes: Axes, title: str, unit: str, horizontal: str = "epoch") -> 
 
 
 def stacked(history: Sequence[Record], key: str) -> tuple[list[int], np.ndarray]:
-    """Epochs (counted from 1) and the vectors of a key as a matrix (looks, k), where they were kept.
-
-    A class that is absent in some looks leaves vectors of another length; only those of the last length are given.
-    """
+    """Epochs (counted from 1) and the vectors of a key as a matrix (looks, k), where they were kept."""
     found = [(record["epoch"] + 1, np.asarray(record[key])) for record in history if key in record]
-    found = [(epoch, vector) for epoch, vector in found if vector.shape == found[-1][1].shape]
     return [epoch for epoch, _ in found], np.array([vector for _, vector in found])
 
 

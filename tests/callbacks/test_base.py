@@ -148,6 +148,25 @@ class TestLogging:
         assert [float(row["nc/train/nc1"]) for row in rows] == pytest.approx(values)
         assert [int(row["epoch"]) for row in rows] == [0, 1, 2]
 
+    @pytest.mark.parametrize("settings", [{"val_check_interval": 0.5}, {"check_val_every_n_epoch": 2}])
+    def test_monitors_read_this_epochs_value_wherever_validation_falls(self, settings, tmp_path):
+        callback = NeuralCollapse(splits=["train", "val"])
+        best = ModelCheckpoint(dirpath=tmp_path, monitor="nc/val/nc1", save_top_k=-1, filename="{epoch}")
+        stopping = EarlyStopping(monitor="nc/train/nc1", patience=100)
+        fit = trainer(best, stopping, callback, max_epochs=4, num_sanity_val_steps=0, **settings)
+        fit.fit(Classifier(), loader(0), loader(1))
+        scores = {path.rsplit("=", 1)[1]: float(score) for path, score in best.best_k_models.items()}
+        assert scores == {
+            f"{record['epoch']}.ckpt": pytest.approx(record["nc/val/nc1"], rel=1e-5) for record in callback.history
+        }
+        assert stopping.best_score == pytest.approx(min(r["nc/train/nc1"] for r in callback.history), rel=1e-5)
+
+    def test_a_second_fit_starts_a_new_history(self):
+        callback = NeuralCollapse()
+        for _ in range(2):
+            trainer(callback, max_epochs=2).fit(Classifier(), loader())
+        assert [record["epoch"] for record in callback.history] == [0, 1]
+
     def test_prefix(self):
         callback = NeuralCollapse(prefix="collapse")
         fit = trainer(callback)
@@ -182,6 +201,12 @@ class TestFigures:
     def test_are_saved_when_fit_ends(self, tmp_path):
         trainer(NeuralCollapse(figures=tmp_path)).fit(Classifier(), loader())
         assert (tmp_path / "nc1.png").read_bytes().startswith(b"\x89PNG")
+
+    def test_two_prefixes_have_a_folder_each(self, tmp_path):
+        callbacks = [NeuralCollapse(figures=tmp_path), NeuralCollapse(figures=tmp_path, prefix="other")]
+        trainer(*callbacks).fit(Classifier(), loader())
+        assert (tmp_path / "collapse.png").is_file()
+        assert (tmp_path / "other" / "collapse.png").is_file()
 
     def test_default_folder(self, tmp_path):
         trainer(NeuralCollapse(figures=True), default_root_dir=tmp_path).fit(Classifier(), loader())
@@ -282,6 +307,24 @@ class TestBadInput:
         )
         trainer(callback).fit(StepOnly(), data)
         assert int(callback.latest["nc/train/counts"].sum()) == 80
+
+    def test_module_without_forward(self):
+        class Net(L.LightningModule):
+            def __init__(self):
+                super().__init__()
+                self.net = Classifier()
+
+            def training_step(self, batch, batch_idx):
+                return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+
+            def configure_optimizers(self):
+                return torch.optim.SGD(self.parameters(), 0.1)
+
+        with pytest.raises(ValueError, match=r"Net has no forward method.*forward_fn="):
+            trainer(NeuralCollapse()).fit(Net(), loader())
+        callback = NeuralCollapse(forward_fn=lambda module, inputs: module.net(inputs))
+        trainer(callback).fit(Net(), loader())
+        assert callback.head == "net.head"
 
     def test_too_many_features(self):
         model = Classifier()

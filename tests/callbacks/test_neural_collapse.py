@@ -144,6 +144,16 @@ def test_an_absent_class_is_left_out_with_one_warning():
     weight = model.head.weight.detach().double().numpy()[[0, 1, 3]]
     assert callback.latest["nc/train/nc3"] == pytest.approx(reference.nc3(weight, means), rel=1e-5)
     assert callback.latest["nc/train/nc2_etf"] == pytest.approx(reference.nc2_etf(reference.centred(means)), rel=1e-5)
+    # The absent class takes no part in the comparison of classifier and nearest class mean either.
+    predicted = (features @ weight.T + model.head.bias.detach().double().numpy()[[0, 1, 3]]).argmax(1)
+    mismatch = np.mean(predicted != reference.nearest_mean(features, means))
+    assert callback.latest["nc/train/nc4"] == pytest.approx(mismatch)
+    norms = callback.latest["nc/train/class_mean_norms"].numpy()
+    np.testing.assert_allclose(norms[[0, 1, 3]], np.linalg.norm(reference.centred(means), axis=1), rtol=1e-5)
+    assert np.isnan(norms[2])
+    cosines = callback.latest["nc/train/class_mean_cosines"]
+    assert cosines.shape == (K, K)
+    assert cosines[2].isnan().all()
     nearest = np.array([0, 1, 3])[reference.nearest_mean(features, means)]
     assert callback.latest["nc/train/ncc_accuracy"] == pytest.approx(np.mean(nearest == y[keep].numpy()))
 

@@ -52,6 +52,7 @@ def test_which_outputs_are_measured(outputs, model, kind, caplog):
         trainer(callback).fit(model(), loader())
     assert callback.kind == kind
     assert ("only the spread can be read" in caplog.text) == (kind == "softmax")
+    assert ("holds no cross-entropy loss" in caplog.text) == (outputs is None and kind == "raw")
     if kind == "softmax":
         # The outputs add up to one, so the average condition holds whatever the network does.
         assert callback.latest["nc/train/sqi_ratio"] == pytest.approx(1, rel=1e-5)
@@ -61,6 +62,7 @@ def test_which_outputs_are_measured(outputs, model, kind, caplog):
 def test_table_of_samples(outputs, tmp_path):
     callback, model = QuasiInterpolation(outputs=outputs, samples=[70, 3]), Classifier()
     logger = TensorBoardLogger(tmp_path, name="", version="")
+    tmp_path = tmp_path / "not there yet"
     trainer(callback, logger=logger, default_root_dir=tmp_path, max_epochs=2).fit(model, loader())
     x, y = samples()
     f = torch.from_numpy(outputs_of(model, x[[70, 3]]))
@@ -83,7 +85,7 @@ def test_table_of_samples(outputs, tmp_path):
     assert float(rows[0]["epsilon_e3"]) == pytest.approx(1000 * (1 - f[0, labels[0]]), rel=1e-2, abs=0.05)
     assert rows[0][f"epsilon_off_e3_class_{labels[0]}"] == ""
 
-    events = EventAccumulator(str(tmp_path)).Reload()
+    events = EventAccumulator(str(tmp_path.parent)).Reload()
     assert any("sqi_samples" in tag for tag in events.Tags()["tensors"])
 
 

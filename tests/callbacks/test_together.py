@@ -8,6 +8,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from nc_callbacks import ClassStatistics, FeatureSpectrum, NeuralCollapse, QuasiInterpolation, WeightMeanAlignment
+from nc_callbacks.callbacks import base
 from tests import reference
 from tests.callbacks.common import Classifier, K, loader, samples, trainer
 
@@ -73,6 +74,17 @@ def test_training_does_not_notice():
 
     plain, watched = run(), run(*all_four(splits=["train", "val"]))
     assert all(torch.equal(plain[name], watched[name]) for name in plain)
+
+
+def test_no_covariances_stay_between_looks():
+    kept = []
+
+    class Model(Classifier):
+        def on_train_epoch_end(self):
+            kept.append(dict(base._shared[self.trainer].looks))
+
+    trainer(*all_four(), max_epochs=2).fit(Model(), loader())
+    assert kept == [{}, {}]
 
 
 def test_different_schedules_share_what_coincides():
