@@ -153,7 +153,8 @@ class TestLogging:
         callback = NeuralCollapse(splits=["train", "val"])
         best = ModelCheckpoint(dirpath=tmp_path, monitor="nc/val/nc1", save_top_k=-1, filename="{epoch}")
         stopping = EarlyStopping(monitor="nc/train/nc1", patience=100)
-        fit = trainer(best, stopping, callback, max_epochs=4, num_sanity_val_steps=0, **settings)
+        settings = settings | {"max_epochs": 4, "num_sanity_val_steps": 0, "enable_checkpointing": True}
+        fit = trainer(best, stopping, callback, **settings)
         fit.fit(Classifier(), loader(0), loader(1))
         scores = {path.rsplit("=", 1)[1]: float(score) for path, score in best.best_k_models.items()}
         assert scores == {
