@@ -21,7 +21,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
-from nc_callbacks.callbacks.look import Look, Needs, Observation, Source
+from nc_callbacks.callbacks.look import Look
+from nc_callbacks.callbacks.observation import Needs, Observation, Source
 from nc_callbacks.probe import Pool, named_head, named_module
 
 Split = Literal["train", "val"]

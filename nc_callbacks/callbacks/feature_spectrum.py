@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from nc_callbacks.callbacks.base import CollapseCallback, Measurement
-from nc_callbacks.callbacks.look import Needs, Observation
+from nc_callbacks.callbacks.observation import Needs, Observation
 from nc_callbacks.functional import eigenvalues, entropy_rank
 
 

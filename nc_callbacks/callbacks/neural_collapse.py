@@ -7,7 +7,7 @@ from typing import Any
 
 import nc_callbacks.functional as F_nc
 from nc_callbacks.callbacks.base import CollapseCallback, Measurement
-from nc_callbacks.callbacks.look import Needs, Observation
+from nc_callbacks.callbacks.observation import Needs, Observation
 
 MAX_CLASSES_OF_MATRIX = 1_000
 """The k × k cosines are kept in `latest` up to this number of classes."""

@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from nc_callbacks.callbacks.base import CollapseCallback, Measurement
-from nc_callbacks.callbacks.look import ClassifierObservation, Needs, Observation
+from nc_callbacks.callbacks.observation import ClassifierObservation, Needs, Observation
 from nc_callbacks.statistics import Outputs
 
 SAMPLES_FILE = "quasi_interpolation_samples.csv"

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import nc_callbacks.functional as F_nc
 from nc_callbacks.callbacks.base import CollapseCallback, Measurement
-from nc_callbacks.callbacks.look import ClassifierObservation, Needs, Observation
+from nc_callbacks.callbacks.observation import ClassifierObservation, Needs, Observation
 from nc_callbacks.statistics import ClassMoments
 
 

@@ -216,6 +216,7 @@ class ClassStatistics(RecordMetric):
             mine, theirs = _rebased(mine, shift), _rebased(theirs, shift)
             for name in self._defaults:
                 setattr(self, name, shift if name == "shift" else mine[name] + theirs[name])
+        self._update_count += 1
         self._computed = None
 
     def _sync_dist(self, dist_sync_fn: Callable | None = None, process_group: Any | None = None) -> None:

@@ -113,6 +113,7 @@ class OutputErrors(StreamingMetric):
             raise ValueError(f"Expected an OutputErrors or its metric_state, got {type(incoming_state).__name__}.")
         self.moments = _merged_errors(self.moments, cast(Tensor, state["moments"]))
         self.invalid = self.invalid + cast(Tensor, state["invalid"])
+        self._update_count += 1
         self._computed = None
 
     def _sync_dist(self, dist_sync_fn: Callable | None = None, process_group: Any | None = None) -> None:

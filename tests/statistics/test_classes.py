@@ -1,69 +1,37 @@
+"""ClassStatistics and ClassMoments against whole-set float64 computation, in any order and any split."""
+
 from __future__ import annotations
 
 import copy
 import dataclasses
 import pickle
 from collections.abc import Callable
-from datetime import timedelta
 from functools import reduce
-from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
+from hypothesis import example, given
 from torch import Tensor
 
 from nc_callbacks import functional
 from nc_callbacks.statistics import ClassMoments, ClassStatistics, OutputErrors, classes
 from tests import reference
-
-COVARIANCES = ["none", "pooled", "per_class"]
-RTOL = {torch.float32: 1e-6, torch.float64: 1e-14}
-"""Some ten roundings: sums over at most a few hundred samples."""
-
-# Merging counts as no update to torchmetrics.
-NO_UPDATE = pytest.mark.filterwarnings("ignore:The ``compute`` method of metric")
-
-some_examples = settings(derandomize=True, deadline=None, max_examples=20)
-
-
-def dataset(name: str, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, int, reference.Moments]:
-    """A data set rounded to `dtype`, and the moments of the rounded values."""
-    features, targets, k = reference.dataset(name)
-    x = torch.tensor(features, dtype=dtype)
-    return x, torch.tensor(targets), k, reference.moments(x.double().numpy(), targets, k)
-
-
-def gathered(x: Tensor, y: Tensor, num_classes: int, batch_size: int = 7, **kwargs: Any) -> ClassStatistics:
-    metric = ClassStatistics(num_classes, **kwargs)
-    for features, targets in zip(x.split(batch_size), y.split(batch_size), strict=True):
-        metric.update(features, targets)
-    return metric
-
-
-def assert_moments(moments: ClassMoments, expected: reference.Moments, rtol: float = 1e-6) -> None:
-    """Errors are measured against the spread within classes, so that a common offset excuses nothing."""
-    variance, p = np.nanmax(expected.traces), expected.means.shape[1]
-    np.testing.assert_array_equal(moments.counts, expected.counts)
-    # The means themselves are float64.
-    np.testing.assert_allclose(moments.means, expected.means, rtol=1e-15, atol=rtol * np.sqrt(variance))
-    np.testing.assert_allclose(moments.traces, expected.traces, atol=rtol * variance)
-    np.testing.assert_allclose(moments.coordinate_sums, expected.coordinate_sums, atol=rtol * p * variance)
-    if moments.within is not None:
-        np.testing.assert_allclose(moments.within, expected.within, atol=rtol * variance)
-    if moments.covariances is not None:
-        np.testing.assert_allclose(moments.covariances, expected.covariances, atol=rtol * variance)
-
-
-def assert_gathered(moments: ClassMoments, covariance: str) -> None:
-    assert (moments.within is None) == (covariance == "none")
-    assert (moments.covariances is None) == (covariance != "per_class")
+from tests.statistics.common import (
+    COVARIANCES,
+    NO_UPDATE,
+    NUM_CLASSES,
+    ONE_BY_ONE,
+    RTOL,
+    assert_gathered,
+    assert_moments,
+    dataset,
+    few_samples,
+    gathered,
+    partitions,
+    some_examples,
+)
 
 
 @pytest.mark.parametrize("covariance", COVARIANCES)
@@ -160,28 +128,6 @@ def test_common_offset_costs_no_digits(covariance: Any) -> None:
     within = gathered(x, y, 4, batch_size=128, covariance=covariance).compute().within
     assert within is not None
     assert np.linalg.norm(within.numpy() - expected) / np.linalg.norm(expected) < 1e-5
-
-
-NUM_SAMPLES = 24
-NUM_CLASSES = 5
-"""The last one has no sample."""
-
-
-def few_samples(dtype: torch.dtype) -> tuple[Tensor, Tensor, reference.Moments]:
-    features, targets = reference.gaussian_classes([12, 7, 4, 1], 3, offset=100)
-    x = torch.tensor(features, dtype=dtype)
-    return x, torch.tensor(targets), reference.moments(x.double().numpy(), targets, NUM_CLASSES)
-
-
-@st.composite
-def partitions(draw: st.DrawFn) -> list[list[int]]:
-    """The samples in any order, cut anywhere."""
-    order = draw(st.permutations(range(NUM_SAMPLES)))
-    cuts = draw(st.sets(st.integers(1, NUM_SAMPLES - 1)))
-    return [order[start:stop] for start, stop in pairwise([0, *sorted(cuts), NUM_SAMPLES])]
-
-
-ONE_BY_ONE = [[i] for i in range(NUM_SAMPLES)]
 
 
 @pytest.mark.parametrize("covariance", COVARIANCES)
@@ -623,236 +569,3 @@ def test_merge_of_other_shapes_raises(other: ClassStatistics) -> None:
 def test_merge_of_something_else_raises(other: Any) -> None:
     with pytest.raises(ValueError, match="Expected a ClassStatistics"):
         ClassStatistics(3).merge_state(other)
-
-
-def some_outputs(k: int, softmax: bool, n: int = 40) -> tuple[Tensor, Tensor]:
-    """Outputs near one-hot labels (or their logits) of unbalanced classes."""
-    generator = torch.Generator().manual_seed(k)
-    targets = (torch.rand(n, generator=generator) ** 2 * k).long()
-    noise = torch.randn(n, k, generator=generator)
-    one_hot = torch.nn.functional.one_hot(targets, k)
-    return (3 * one_hot + noise if softmax else one_hot + 0.1 + 0.05 * noise), targets
-
-
-def errors_of(f: Tensor, y: Tensor, batch_size: int = 7, **kwargs: Any) -> OutputErrors:
-    metric = OutputErrors(f.shape[-1], **kwargs)
-    for outputs, targets in zip(f.split(batch_size), y.split(batch_size), strict=True):
-        metric.update(outputs, targets)
-    return metric
-
-
-def assert_errors(metric: OutputErrors, expected: dict[str, float], rel: float = 1e-6) -> None:
-    values = {name: value.item() for name, value in metric.compute().items()}
-    # The gap is a difference: its rounding is that of its terms.
-    assert values == pytest.approx(expected, rel=rel, abs=rel * abs(expected["sqi_epsilon"]))
-
-
-@pytest.mark.parametrize("k", [2, 3, 10])
-@pytest.mark.parametrize("softmax", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_output_errors_equal_their_definitions(k: int, softmax: bool, dtype: torch.dtype) -> None:
-    outputs, targets = some_outputs(k, softmax)
-    assert targets.bincount().unique().numel() > 1
-    metric = errors_of(outputs.to(dtype), targets, outputs="softmax" if softmax else "raw")
-    expected = reference.quasi_interpolation(outputs.numpy(), targets.numpy(), softmax)
-    assert_errors(metric, expected, 1e-6 if dtype == torch.float32 else 1e-13)
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_outputs_are_widened(dtype: torch.dtype) -> None:
-    outputs, targets = some_outputs(3, softmax=True)
-    outputs = outputs.to(dtype)
-    expected = reference.quasi_interpolation(outputs.double().numpy(), targets.numpy(), softmax=True)
-    assert_errors(errors_of(outputs, targets, outputs="softmax"), expected)
-
-
-@pytest.mark.parametrize("merging", [False, True])
-@NO_UPDATE
-@some_examples
-@given(parts=partitions())
-@example(parts=ONE_BY_ONE)
-def test_order_and_batches_do_not_matter_to_output_errors(merging: bool, parts: list[list[int]]) -> None:
-    outputs, targets = some_outputs(3, softmax=False, n=NUM_SAMPLES)
-    metric = OutputErrors(3)
-    for i, part in enumerate(parts):
-        if merging:
-            other = errors_of(outputs[part], targets[part])
-            metric.merge_state(other if i % 2 else other.metric_state)
-        else:
-            metric.update(outputs[part], targets[part])
-    assert_errors(metric, reference.quasi_interpolation(outputs.numpy(), targets.numpy()))
-
-
-@pytest.mark.parametrize("ignore_index", [-100, 255, 1])
-def test_output_errors_leave_out_ignored_samples(ignore_index: int) -> None:
-    outputs, targets = some_outputs(3, softmax=False)
-    keep = (torch.arange(len(targets)) % 4 > 0) & (targets != ignore_index)
-    expected = reference.quasi_interpolation(outputs[keep].numpy(), targets[keep].numpy())
-    metric = errors_of(
-        torch.where(keep[:, None], outputs, torch.nan), targets.where(keep, ignore_index), ignore_index=ignore_index
-    )
-    assert_errors(metric, expected)
-
-
-def test_output_errors_of_sequences() -> None:
-    outputs, targets = some_outputs(3, softmax=False)
-    expected = reference.quasi_interpolation(outputs.numpy(), targets.numpy())
-    assert_errors(errors_of(outputs.view(8, 5, 3), targets.view(8, 5)), expected)
-
-
-@pytest.mark.parametrize("k", [2, 3, 10])
-def test_exact_quasi_interpolation_has_no_spread(k: int) -> None:
-    targets = torch.arange(3 * k) % k
-    # Powers of two, so that the outputs are exact in float32.
-    outputs = torch.full((3 * k, k), 2.0**-6).scatter(1, targets[:, None], 1 - (k - 1) * 2.0**-6)
-    values = errors_of(outputs, targets).compute()
-    assert values["sqi_epsilon"] == (k - 1) * 2.0**-6
-    assert values["sqi_ratio"] == 1
-    assert values["sqi_gap"] == 0
-    assert all(values[name] == 0 for name in values if name.endswith("std"))
-
-
-@pytest.mark.parametrize("k", [2, 10])
-def test_spread_far_below_the_mean_keeps_its_digits(k: int) -> None:
-    generator = torch.Generator().manual_seed(0)
-    targets = torch.randint(k, (200,), generator=generator)
-    outputs = 0.3 * (1 + 1e-6 * torch.randn(200, k, generator=generator, dtype=torch.float64)).float()
-    expected = reference.quasi_interpolation(outputs.numpy(), targets.numpy())
-    assert 5e-7 < expected["sqi_epsilon_off_rel_std"] < 2e-6
-    assert_errors(errors_of(outputs, targets), expected, 1e-12)
-
-
-def test_output_errors_called_reset_and_copied() -> None:
-    outputs, targets = some_outputs(3, softmax=False)
-    metric = OutputErrors(3)
-    metric.update(outputs + 1, targets)
-    metric.reset()
-    of_batch = metric(outputs[:10], targets[:10])
-    expected = reference.quasi_interpolation(outputs[:10].numpy(), targets[:10].numpy())
-    assert of_batch["sqi_epsilon_std"].item() == pytest.approx(expected["sqi_epsilon_std"], rel=1e-6)
-    metric = pickle.loads(pickle.dumps(metric))
-    with torch.inference_mode():
-        metric.update(outputs[10:20], targets[10:20])
-    metric.compute()
-    metric.merge_state(errors_of(outputs[20:], targets[20:]))
-    assert_errors(metric, reference.quasi_interpolation(outputs.numpy(), targets.numpy()))
-
-
-def test_output_errors_never_wait_for_the_device() -> None:
-    metric = OutputErrors(3, outputs="softmax", ignore_index=-1).to("meta")
-    metric.update(torch.empty(8, 3, device="meta"), torch.empty(8, dtype=torch.long, device="meta"))
-    assert metric.moments.device.type == "meta"
-
-
-@pytest.mark.parametrize(
-    ("outputs", "targets", "match"),
-    [
-        (torch.zeros(4, 2), torch.zeros(4, dtype=torch.long), r"outputs must be .* \(4, 3\).* got \(4, 2\)"),
-        (torch.zeros(4, 3), torch.zeros(5, dtype=torch.long), r"outputs must be .* \(5, 3\).* got \(4, 3\)"),
-        (torch.zeros(4, 5, 3), torch.zeros(4, dtype=torch.long), r"outputs must be .* got \(4, 5, 3\)"),
-        (torch.zeros(2, 3), torch.tensor([0, 3]), r"targets must lie in 0…2 \(num_classes=3\), got \[3\]"),
-        (torch.zeros(2, 3), torch.tensor([-1, 3]), r"targets must lie in 0…2 \(num_classes=3\), got \[-1, 3\]"),
-        (torch.zeros(2, 3), torch.tensor([0.5, 1.0]), "targets must be integer"),
-    ],
-)
-def test_wrong_outputs_raise(outputs: Tensor, targets: Tensor, match: str) -> None:
-    metric = OutputErrors(3)
-    with pytest.raises(ValueError, match=match):
-        metric.update(outputs, targets)
-    assert metric.moments.count_nonzero() == 0
-
-
-def test_wrong_arguments_of_output_errors_raise() -> None:
-    with pytest.raises(ValueError, match="num_classes must be at least 2"):
-        OutputErrors(1)
-    with pytest.raises(ValueError, match=r"outputs must be .* got 'sigmoid'"):
-        OutputErrors(3, outputs="sigmoid")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="Expected an OutputErrors"):
-        OutputErrors(3).merge_state(ClassStatistics(3))
-    metric = OutputErrors(3)
-    metric.update(torch.zeros(1, 3), torch.tensor([0]))
-    metric.invalid += 2
-    with pytest.raises(ValueError, match="2 targets lie outside 0…2"):
-        metric.compute()
-
-
-SHARDS = ["unequal", "float64", "empty", "given_shift", "inference_mode", "autocast"]
-
-
-def shards(name: str) -> tuple[list[tuple[Tensor, Tensor]], list[tuple[Tensor, Tensor]], dict[str, Any]]:
-    """The samples of the two ranks, those that they get later, and arguments of the statistics.
-
-    The first rank has no sample of class 2, or else the second one has no sample at all.
-    """
-    x, y, _, expected = dataset("offset", torch.float64 if name in ("float64", "empty") else torch.float32)
-    first = (y != 2) & (torch.arange(len(y)) % 4 > 0)
-    if name == "empty":
-        first[:-20] = True
-    early = torch.arange(len(y)) < len(y) - 20
-    now, later = ([(x[part & mine], y[part & mine]) for mine in (first, ~first)] for part in (early, ~early))
-    kwargs = {"shift": torch.tensor(expected.means)} if name == "given_shift" else {}
-    return now, later, kwargs
-
-
-def outputs_for(y: Tensor) -> Tensor:
-    return some_outputs(4, softmax=False, n=len(y))[0]
-
-
-def compute_on_one_rank(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    # A mismatch of collectives shall fail rather than wait for half an hour.
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2, timeout=timedelta(minutes=1)
-    )
-    results: dict[str, Any] = {}
-    for name in SHARDS:
-        now, later, kwargs = shards(name)
-        metrics: dict[str, Any] = {c: ClassStatistics(4, covariance=c, **kwargs) for c in COVARIANCES}  # type: ignore[arg-type]
-        metrics["errors"] = OutputErrors(4)
-        for key, metric in metrics.items():
-            for step, (x, y) in {"now": now[rank], "later": later[rank]}.items():
-                if len(y):
-                    metric.update(outputs_for(y) if key == "errors" else x, y)
-                with (
-                    torch.inference_mode(name == "inference_mode"),
-                    torch.autocast("cpu", dtype=torch.bfloat16, enabled=name == "autocast"),
-                ):
-                    results[name, key, step] = metric.compute()
-    dist.destroy_process_group()
-    torch.save(results, Path(folder) / f"{rank}.pt")
-
-
-@pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[Any, Any]]:
-    """What either of two processes computed from its shard of the samples."""
-    folder = tmp_path_factory.mktemp("ranks")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        mp.spawn(compute_on_one_rank, args=(str(folder),), nprocs=2)
-    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
-
-
-@pytest.mark.parametrize("step", ["now", "later"])
-@pytest.mark.parametrize("covariance", COVARIANCES)
-@pytest.mark.parametrize("name", SHARDS)
-def test_two_processes_equal_one(ranks: list[dict[Any, Any]], name: str, covariance: str, step: str) -> None:
-    now, later, _ = shards(name)
-    assert [len(y) == 0 for _, y in now] == [False, name == "empty"]
-    x, y = (torch.cat(parts) for parts in zip(*(now if step == "now" else now + later), strict=True))
-    expected = reference.moments(x.double().numpy(), y.numpy(), 4)
-    for results in ranks:
-        moments = results[name, covariance, step]
-        assert_gathered(moments, covariance)
-        assert_moments(moments, expected, RTOL[x.dtype])
-
-
-@pytest.mark.parametrize("step", ["now", "later"])
-@pytest.mark.parametrize("name", SHARDS)
-def test_output_errors_of_two_processes_equal_one(ranks: list[dict[Any, Any]], name: str, step: str) -> None:
-    now, later, _ = shards(name)
-    targets = [y for _, y in (now if step == "now" else now + later)]
-    outputs = torch.cat([outputs_for(y) for y in targets])
-    expected = reference.quasi_interpolation(outputs.numpy(), torch.cat(targets).numpy())
-    for results in ranks:
-        values = {key: value.item() for key, value in results[name, "errors", step].items()}
-        assert values == pytest.approx(expected, rel=1e-6)

@@ -1,0 +1,98 @@
+"""Two processes give what one gives."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor
+
+from nc_callbacks.statistics import ClassStatistics, OutputErrors
+from tests import reference
+from tests.statistics.common import COVARIANCES, RTOL, assert_gathered, assert_moments, dataset, some_outputs
+
+SHARDS = ["unequal", "float64", "empty", "given_shift", "inference_mode", "autocast"]
+
+
+def shards(name: str) -> tuple[list[tuple[Tensor, Tensor]], list[tuple[Tensor, Tensor]], dict[str, Any]]:
+    """The samples of the two ranks, those that they get later, and arguments of the statistics.
+
+    The first rank has no sample of class 2, or else the second one has no sample at all.
+    """
+    x, y, _, expected = dataset("offset", torch.float64 if name in ("float64", "empty") else torch.float32)
+    first = (y != 2) & (torch.arange(len(y)) % 4 > 0)
+    if name == "empty":
+        first[:-20] = True
+    early = torch.arange(len(y)) < len(y) - 20
+    now, later = ([(x[part & mine], y[part & mine]) for mine in (first, ~first)] for part in (early, ~early))
+    kwargs = {"shift": torch.tensor(expected.means)} if name == "given_shift" else {}
+    return now, later, kwargs
+
+
+def outputs_for(y: Tensor) -> Tensor:
+    return some_outputs(4, softmax=False, n=len(y))[0]
+
+
+def compute_on_one_rank(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    # A mismatch of collectives shall fail rather than wait for half an hour.
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2, timeout=timedelta(minutes=1)
+    )
+    results: dict[str, Any] = {}
+    for name in SHARDS:
+        now, later, kwargs = shards(name)
+        metrics: dict[str, Any] = {c: ClassStatistics(4, covariance=c, **kwargs) for c in COVARIANCES}  # type: ignore[arg-type]
+        metrics["errors"] = OutputErrors(4)
+        for key, metric in metrics.items():
+            for step, (x, y) in {"now": now[rank], "later": later[rank]}.items():
+                if len(y):
+                    metric.update(outputs_for(y) if key == "errors" else x, y)
+                with (
+                    torch.inference_mode(name == "inference_mode"),
+                    torch.autocast("cpu", dtype=torch.bfloat16, enabled=name == "autocast"),
+                ):
+                    results[name, key, step] = metric.compute()
+    dist.destroy_process_group()
+    torch.save(results, Path(folder) / f"{rank}.pt")
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[Any, Any]]:
+    """What either of two processes computed from its shard of the samples."""
+    folder = tmp_path_factory.mktemp("ranks")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        mp.spawn(compute_on_one_rank, args=(str(folder),), nprocs=2)
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
+
+
+@pytest.mark.parametrize("step", ["now", "later"])
+@pytest.mark.parametrize("covariance", COVARIANCES)
+@pytest.mark.parametrize("name", SHARDS)
+def test_two_processes_equal_one(ranks: list[dict[Any, Any]], name: str, covariance: str, step: str) -> None:
+    now, later, _ = shards(name)
+    assert [len(y) == 0 for _, y in now] == [False, name == "empty"]
+    x, y = (torch.cat(parts) for parts in zip(*(now if step == "now" else now + later), strict=True))
+    expected = reference.moments(x.double().numpy(), y.numpy(), 4)
+    for results in ranks:
+        moments = results[name, covariance, step]
+        assert_gathered(moments, covariance)
+        assert_moments(moments, expected, RTOL[x.dtype])
+
+
+@pytest.mark.parametrize("step", ["now", "later"])
+@pytest.mark.parametrize("name", SHARDS)
+def test_output_errors_of_two_processes_equal_one(ranks: list[dict[Any, Any]], name: str, step: str) -> None:
+    now, later, _ = shards(name)
+    targets = [y for _, y in (now if step == "now" else now + later)]
+    outputs = torch.cat([outputs_for(y) for y in targets])
+    expected = reference.quasi_interpolation(outputs.numpy(), torch.cat(targets).numpy())
+    for results in ranks:
+        values = {key: value.item() for key, value in results[name, "errors", step].items()}
+        assert values == pytest.approx(expected, rel=1e-6)
