@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torchmetrics import Metric
 
-from nc_callbacks.statistics.metric import RecordMetric
+from nc_callbacks.statistics.metric import RecordMetric, sum_over_ranks
 from nc_callbacks.statistics.moments import ClassMoments
 from nc_callbacks.statistics.precision import full_precision, wide_dtype
 
@@ -231,20 +231,17 @@ class ClassStatistics(RecordMetric):
         self._accommodate(torch.zeros(0, features, dtype=dtype, device=self.sums.device))
 
         state = cast(dict[str, Tensor], self.metric_state)
-        integers = torch.cat([state["counts"], state["nonfinite"][None], state["invalid"][None]])
-        reduce(integers)
+        counts, nonfinite, invalid = sum_over_ranks([state["counts"], state["nonfinite"], state["invalid"]], group)
         if not self.shift_is_given:
             centre = state["counts"][:, None] * state["shift"] + state["sums"]
             reduce(centre)
             with full_precision(centre.device):
-                state = _rebased(state, centre / integers[: self.num_classes, None].clamp(min=1))
+                state = _rebased(state, centre / counts[:, None].clamp(min=1))
         names = ["sums", "squares", "coordinate_squares", "products"]
-        flat = torch.cat([state[name].flatten().to(dtype) for name in names])
-        reduce(flat)
-        for name, part in zip(names, flat.split([state[name].numel() for name in names]), strict=True):
-            setattr(self, name, part.view_as(state[name]).to(state[name].dtype))
+        for name, total in zip(names, sum_over_ranks([state[name].to(dtype) for name in names], group), strict=True):
+            setattr(self, name, total.to(state[name].dtype))
         self.shift = state["shift"]
-        self.counts, self.nonfinite, self.invalid = integers[:-2], integers[-2], integers[-1]
+        self.counts, self.nonfinite, self.invalid = counts, nonfinite, invalid
 
     def _products_shape(self, p: int) -> tuple[int, ...]:
         return {"none": (0,), "pooled": (p, p), "per_class": (self.num_classes, p, p)}[self.covariance]

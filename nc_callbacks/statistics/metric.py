@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
+import torch.distributed as dist
+from torch import Tensor
 from torchmetrics import Metric
 
 
@@ -25,6 +28,15 @@ class StreamingMetric(Metric):
             state = getattr(self, name)
             if state.is_inference():
                 setattr(self, name, state.clone())
+
+
+def sum_over_ranks(tensors: Iterable[Tensor], group: Any = None) -> list[Tensor]:
+    """The sums over all ranks of tensors of one type and device, in one exchange."""
+    tensors = list(tensors)
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    dist.all_reduce(flat, group=group)
+    parts = flat.split([tensor.numel() for tensor in tensors])
+    return [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
 
 
 class RecordMetric(StreamingMetric):

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any, Literal, cast
 
 import torch
-import torch.distributed as dist
 from jaxtyping import Float, Int
 from torch import Tensor
 from torchmetrics import Metric
 
-from nc_callbacks.statistics.metric import RecordMetric, StreamingMetric
+from nc_callbacks.statistics.metric import RecordMetric, StreamingMetric, sum_over_ranks
 from nc_callbacks.statistics.moments import SoftmaxExpectations
 from nc_callbacks.statistics.precision import full_precision, wide_dtype
 
@@ -118,12 +116,18 @@ class OutputErrors(StreamingMetric):
 
     def _sync_dist(self, dist_sync_fn: Callable | None = None, process_group: Any | None = None) -> None:
         group = process_group or self.process_group
-        gathered = [torch.empty_like(self.moments) for _ in range(dist.get_world_size(group))]
-        dist.all_gather(gathered, self.moments, group=group)
-        self.moments = functools.reduce(_merged_errors, gathered)
-        invalid = self.invalid.clone()
-        dist.all_reduce(invalid, group=group)
-        self.invalid = invalid
+        n, mean, squares, off_mean, off_squares, sample_variances = self.moments
+        # First the means of all ranks, then the squares around them.
+        count, total, off_total = sum_over_ranks([n, n * mean, n * off_mean], group)
+        common, off_common = total / count.clamp(min=1), off_total / count.clamp(min=1)
+        around = [
+            squares + n * (mean - common).square(),
+            off_squares + n * (off_mean - off_common).square(),
+            sample_variances,
+        ]
+        squares, off_squares, sample_variances = sum_over_ranks(around, group)
+        self.moments = torch.stack([count, common, squares, off_common, off_squares, sample_variances])
+        (self.invalid,) = sum_over_ranks([self.invalid], group)
 
 
 def _checked(
@@ -249,6 +253,11 @@ class SoftmaxStatistics(RecordMetric):
             self.counts.index_add_(0, y, keep.long())
             self.sums.index_add_(0, y, p)
             self.products.index_add_(0, y, p[:, :, None] * p[:, None, :])
+
+    def _sync_dist(self, dist_sync_fn: Callable | None = None, process_group: Any | None = None) -> None:
+        group = process_group or self.process_group
+        self.counts, self.invalid = sum_over_ranks([self.counts, self.invalid], group)
+        self.sums, self.products = sum_over_ranks([self.sums, self.products], group)
 
     def compute(self) -> SoftmaxExpectations:
         """The expectations; NaN for a class without samples.
