@@ -1,14 +1,17 @@
-"""A loader of one's own over the data of another: sequential, shared among ranks, without a trace."""
+"""Loaders of one's own over the data of others: sequential, shared among ranks, without a trace."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
 from torch.utils.data import (
+    BatchSampler,
     DataLoader,
     Dataset,
     DistributedSampler,
@@ -59,29 +62,83 @@ class RankBatches(Sampler[list[int]]):
         return list(self.own[batch * self.batch_size : (batch + 1) * self.batch_size])
 
 
-def own_loader(loader: Any, rank: int = 0, world_size: int = 1, workers: int | None = None) -> tuple[Any, int | None]:
-    """A loader over the same data as `loader`, sequential and with its own generator, and how many batches count.
+@dataclass(frozen=True)
+class OwnLoader:
+    """A loader of one's own."""
+
+    loader: Any
+    """Gives this rank's batches."""
+    batches: RankBatches | None = None
+    """What it goes through, where the data has indices; otherwise every batch counts."""
+    first_index: int = 0
+    """Index of its first sample, where it is one of several loaders: they count on."""
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def counts(self, batch: int) -> bool:
+        """Whether the batch of that number counts, or is one of the surplus that ranks make to stay in step."""
+        return self.batches is None or batch < self.batches.counted
+
+    def indices_of(self, batch: int) -> list[int] | None:
+        """Indices of the samples of the batch of that number, where they are known."""
+        if self.batches is None:
+            return None
+        return [self.first_index + index for index in self.batches.indices_of(batch)]
+
+
+def single_loaders(loader: Any) -> list[Any]:
+    """The loaders of a collection (a list, a dict, a `CombinedLoader`), or the one that is given."""
+    if hasattr(loader, "flattened") and hasattr(loader, "iterables"):
+        loader = loader.iterables
+    if not isinstance(loader, Mapping | list | tuple) or not _holds_loaders(loader):
+        return [loader]
+    parts = loader.values() if isinstance(loader, Mapping) else loader
+    return [single for part in parts for single in single_loaders(part)]
+
+
+def _holds_loaders(part: Any) -> bool:
+    """Whether it is a loader or made of loaders alone: a list of batches is one loader."""
+    if isinstance(part, Mapping):
+        return all(map(_holds_loaders, part.values()))
+    if isinstance(part, list | tuple):
+        return all(map(_holds_loaders, part))
+    return hasattr(part, "__iter__") and not isinstance(part, Tensor | str)
+
+
+def own_loaders(
+    loader: Any, rank: int = 0, world_size: int = 1, workers: int | None = None, divide_batch: int = 1
+) -> list[OwnLoader]:
+    """Loaders over the same data as `loader`, sequential and with their own generators: one, or one for each of many.
 
     Same dataset, collate function, batch size and workers. A `SubsetRandomSampler` keeps its subset. A loader over an
-    `IterableDataset` is made again with the same settings; anything that is no `DataLoader` is iterated as it is (the
-    count is None for both: every batch counts).
+    `IterableDataset` is made again with the same settings; anything that is no `DataLoader` is iterated as it is.
 
     Args:
-        loader: The user's loader.
+        loader: The user's loader, or a collection of loaders, which are gone through one after the other.
         rank: This process.
         world_size: Number of processes that share the data.
         workers: Worker processes; by default as many as `loader` has.
+        divide_batch: Make batches so many times smaller.
 
     Raises:
-        ValueError: The loader is empty, or a collection of loaders.
+        ValueError: A loader is empty.
     """
-    if isinstance(loader, Mapping) or (isinstance(loader, Sequence) and any(isinstance(x, DataLoader) for x in loader)):
-        raise ValueError(
-            f"Expected one loader, got {len(loader)} in a {type(loader).__name__}. Neural collapse is measured on one "
-            "set of samples: train on a single loader, or on one dataset made of several (ConcatDataset)."
-        )
+    first_index, loaders = 0, []
+    for single in single_loaders(loader):
+        own = _own_loader(single, rank, world_size, workers, divide_batch, first_index)
+        loaders.append(own)
+        first_index += len(single.dataset) if own.batches is not None else 0
+    if not loaders:
+        raise ValueError(f"The loader is empty: a {type(loader).__name__} without loaders.")
+    return loaders
+
+
+def _own_loader(
+    loader: Any, rank: int, world_size: int, workers: int | None, divide_batch: int, first_index: int
+) -> OwnLoader:
     if not isinstance(loader, DataLoader):
-        return loader, None
+        return OwnLoader(loader)
     dataset: Dataset = loader.dataset
     settings: dict[str, Any] = {
         "collate_fn": loader.collate_fn,
@@ -95,27 +152,62 @@ def own_loader(loader: Any, rank: int = 0, world_size: int = 1, workers: int | N
         settings |= {"multiprocessing_context": loader.multiprocessing_context}
         settings |= {"prefetch_factor": loader.prefetch_factor}
     if isinstance(dataset, IterableDataset):
-        return DataLoader(dataset, batch_size=loader.batch_size, drop_last=False, **settings), None
-    sampler = _unwrapped(loader.sampler)
-    subset = isinstance(sampler, SubsetRandomSampler)
-    indices: Sequence[int] = sorted(sampler.indices) if subset else range(len(dataset))  # type: ignore
-    if not isinstance(sampler, _WHOLE_DATASET) and not subset:
-        rank_zero_warn(
-            f"{type(sampler).__name__} is not known to neural-collapse looks, which go through all "
-            f"{len(indices)} samples of the {type(dataset).__name__} once. If it leaves samples out, train on a Subset."
-        )
+        size = None if loader.batch_size is None else max(1, loader.batch_size // divide_batch)
+        return OwnLoader(DataLoader(dataset, batch_size=size, drop_last=False, **settings))
+    indices = _indices(loader)
     if not len(indices):
         raise ValueError(f"The loader is empty: its {type(dataset).__name__} has no samples.")
     batched = loader.batch_size is not None or loader.batch_sampler is not None
     batch_size = loader.batch_size or getattr(loader.batch_sampler, "batch_size", None)
     batch_size = batch_size or (_BATCH_SIZE if batched else 1)
-    batches = RankBatches(indices, batch_size, rank, world_size)
+    batches = RankBatches(indices, max(1, batch_size // divide_batch), rank, world_size)
     if batched:
-        return DataLoader(dataset, batch_sampler=batches, **settings), batches.counted
+        return OwnLoader(DataLoader(dataset, batch_sampler=batches, **settings), batches, first_index)
     flat = [batch[0] for batch in batches]
-    return DataLoader(dataset, batch_size=None, sampler=flat, **settings), batches.counted
+    return OwnLoader(DataLoader(dataset, batch_size=None, sampler=flat, **settings), batches, first_index)
+
+
+def _indices(loader: DataLoader) -> Sequence[int]:
+    """The samples that a loader over a map-style dataset goes through, each once and in order."""
+    sampler, size = _unwrapped(loader.sampler), len(loader.dataset)  # type: ignore[arg-type]
+    if isinstance(sampler, SubsetRandomSampler):
+        return sorted(sampler.indices)
+    # A batch sampler of one's own comes with a sequential sampler that it need not follow.
+    batch_sampler_known = loader.batch_sampler is None or type(loader.batch_sampler) is BatchSampler
+    if not (isinstance(sampler, _WHOLE_DATASET) and batch_sampler_known):
+        unknown = loader.batch_sampler if isinstance(sampler, _WHOLE_DATASET) else sampler
+        rank_zero_warn(
+            f"{type(unknown).__name__} is not known to neural-collapse looks, which go through all {size} samples of "
+            f"the {type(loader.dataset).__name__} once. If it leaves samples out, train on a Subset."
+        )
+    return range(size)
 
 
 def _unwrapped(sampler: Any) -> Any:
     """The user's sampler, which Lightning wraps under DDP so that ranks share it."""
     return getattr(getattr(sampler, "dataset", None), "_sampler", sampler)
+
+
+def distinct_samples(loader: Any, batch: int, size: int, rank: int, world_size: int) -> int | None:
+    """How many samples at the start of a rank's batch are no repeats; None where that cannot be known.
+
+    `DistributedSampler` repeats samples at the end, so that all ranks get equally many.
+
+    Args:
+        loader: The loader that the trainer iterates.
+        batch: Number of the batch in the epoch.
+        size: Samples in the batch.
+        rank: This process.
+        world_size: Number of processes.
+    """
+    if world_size == 1 or not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        return size
+    sampler, batch_sampler = loader.sampler, loader.batch_sampler
+    inner = getattr(batch_sampler, "sampler", sampler)
+    sampler = inner if isinstance(inner, DistributedSampler) else sampler
+    if not isinstance(sampler, DistributedSampler) or type(batch_sampler) is not BatchSampler:
+        return None
+    if sampler.drop_last:
+        return size
+    own = math.ceil((len(sampler.dataset) - rank) / world_size)  # type: ignore[arg-type]
+    return min(max(own - batch * batch_sampler.batch_size, 0), size)

@@ -64,7 +64,8 @@ class TestFindHead:
         with torch.no_grad(), probe.Tap(model, "fc") as tap:
             outputs = model(images)
             batch = tap.read(targets)
-            torch.testing.assert_close(batch.features["fc"] @ tap.weight.T + tap.bias, outputs)
+            weight, bias = tap.weight_and_bias()
+            torch.testing.assert_close(batch.features["fc"] @ weight.T + bias, outputs)
         assert batch.features["fc"].shape == (4, 512)
         torch.testing.assert_close(batch.outputs, outputs)
 

@@ -4,43 +4,27 @@ from __future__ import annotations
 
 import importlib.util
 import math
-import re
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import reduce
-from operator import or_
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
-from weakref import WeakKeyDictionary
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
-from lightning.pytorch.trainer.states import RunningStage
 from lightning.pytorch.utilities import rank_zero_warn
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
 from nc_callbacks.callbacks.look import Look
+from nc_callbacks.callbacks.measurement import Measurement, measured
 from nc_callbacks.callbacks.observation import Needs, Observation, Source
+from nc_callbacks.callbacks.online import Online, refuse_compiled
+from nc_callbacks.callbacks.shared import Observations, close, make_look, observations_for, shared
+from nc_callbacks.callbacks.trainers import by_split, evaluation_loaders, is_a, overrides, validation_loaders
+from nc_callbacks.callbacks.units import parse_bytes
 from nc_callbacks.probe import Pool, named_head, named_module
 
-Split = Literal["train", "val"]
+Split = Literal["train", "val", "test"]
 Record = dict[str, Any]
-
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """What a callback makes of one layer on one split."""
-
-    numbers: dict[str, float]
-    """Logged, and kept in `history`."""
-    vectors: dict[str, Tensor]
-    """Kept in `history`."""
-    matrices: dict[str, Tensor]
-    """Kept in `latest`."""
 
 
 class CollapseCallback(Callback):
@@ -48,7 +32,12 @@ class CollapseCallback(Callback):
 
     A look runs the model in eval mode, with the weights standing still, over the training data (and `splits`) through
     a sequential loader of its own, and changes nothing: weights, optimiser state, buffers, random states and
-    train/eval flags are afterwards what they were before.
+    train/eval flags are afterwards what they were before. In `trainer.validate` and `trainer.test` it looks at
+    ``"val"`` and ``"test"``, and at the training data where the module or data module defines its loader (without, what
+    needs the class means of the training split is left out).
+
+    Training goes on where a look fails (a loader that raises, memory that runs out also with the feature cache given up
+    and with smaller batches): one warning, and nothing is measured.
 
     Args:
         head: Dotted name of the classifier; by default it is found (see `nc_callbacks.probe.find_head`).
@@ -56,9 +45,13 @@ class CollapseCallback(Callback):
         every_n_epochs: Look after every n-th epoch.
         epochs: Look after these epochs instead (the trainer's numbers, from 0), or ``"log"`` for ten a decade. With
             either, the last epoch of `max_epochs` is always looked at.
-        splits: ``"train"`` and/or ``"val"``.
-        mode: ``"epoch_end"``.
-        batch_fn: From a batch to (inputs, targets); see `nc_callbacks.probe.default_batch_fn` for the default.
+        splits: Of ``"train"``, ``"val"`` and (in `trainer.test`) ``"test"``.
+        mode: ``"epoch_end"`` for a look after the epoch, or ``"online"`` to gather from the forward passes that
+            training and validation make anyway: no pass is added, but the weights move meanwhile, dropout and batch
+            statistics are on, and augmentation and the sampler decide what is seen.
+        batch_fn: From a batch to (inputs, targets); see `nc_callbacks.probe.default_batch_fn` for the default. Targets
+            of None leave a batch out. A look goes through several training loaders one after the other, and `batch_fn`
+            gets the batches of each; online it gets what the training step gets.
         forward_fn: From (module, inputs) to outputs; by default the module is called on the inputs.
         feature_cache: Memory a rank may use to keep features, so that what needs the final class means needs no second
             pass: a number of bytes or a string such as ``"512MiB"``.
@@ -68,10 +61,12 @@ class CollapseCallback(Callback):
         pool: ``"mean"`` averages convolutional inputs of `layers` over their positions; by default they are flattened.
         global_mean: Centre the class means at their mean over ``"classes"`` (Papyan, Han, Seddik) or at the mean over
             ``"samples"`` (weighted by class sizes).
+        ignore_index: Samples (or positions of a sequence) with this target are left out, as `torch.nn.CrossEntropyLoss`
+            does; None for none.
 
     Attributes:
         latest: Result of the last look: numbers, vectors and matrices by log key, with ``"epoch"`` and ``"step"``.
-        history: One dict a look, numbers and vectors by log key; saved in and restored from checkpoints.
+        history: One dict a look of a fit, numbers and vectors by log key; saved in and restored from checkpoints.
 
     Raises:
         ValueError: An argument is out of its range; in `setup` and before the first epoch, what is wrong with the
@@ -86,7 +81,7 @@ class CollapseCallback(Callback):
         every_n_epochs: int = 1,
         epochs: Iterable[int] | Literal["log"] | None = None,
         splits: Sequence[Split] = ("train",),
-        mode: Literal["epoch_end"] = "epoch_end",
+        mode: Literal["epoch_end", "online"] = "epoch_end",
         batch_fn: Callable[[Any], tuple[Any, Any]] | None = None,
         forward_fn: Callable[[LightningModule, Any], Any] | None = None,
         feature_cache: int | str = "512MiB",
@@ -94,24 +89,25 @@ class CollapseCallback(Callback):
         prefix: str = "nc",
         pool: Pool = None,
         global_mean: Literal["classes", "samples"] = "classes",
+        ignore_index: int | None = -100,
     ) -> None:
         if every_n_epochs < 1:
             raise ValueError(f"every_n_epochs must be at least 1, got {every_n_epochs}.")
         if isinstance(epochs, str) and epochs != "log":
             raise ValueError(f'epochs must be a list of epochs or "log", got {epochs!r}.')
-        if isinstance(splits, str) or not splits or not set(splits) <= {"train", "val"}:
-            raise ValueError(f'splits must be a list of "train" and "val", got {splits!r}.')
+        if isinstance(splits, str) or not splits or not set(splits) <= {"train", "val", "test"}:
+            raise ValueError(f'splits must be a list of "train", "val" and "test", got {splits!r}.')
         if isinstance(layers, str):
             raise ValueError(f"layers must be a list of module names, got the string {layers!r}: pass [{layers!r}].")
-        if mode != "epoch_end":
-            raise ValueError(f'mode must be "epoch_end", got {mode!r}.')
+        if mode not in ("epoch_end", "online"):
+            raise ValueError(f'mode must be "epoch_end" or "online", got {mode!r}.')
         if pool not in (None, "mean"):
             raise ValueError(f'pool must be None or "mean", got {pool!r}.')
         if global_mean not in ("classes", "samples"):
             raise ValueError(f'global_mean must be "classes" or "samples", got {global_mean!r}.')
         if figures and importlib.util.find_spec("matplotlib") is None:
             raise ModuleNotFoundError("figures need matplotlib: pip install matplotlib, or pass figures=False.")
-        self.given = Source(head, pool, batch_fn, forward_fn)
+        self.given = Source(head, pool, batch_fn, forward_fn, ignore_index, mode == "online")
         self.source = self.given
         self.layers = tuple(layers)
         self.every_n_epochs = every_n_epochs
@@ -125,6 +121,7 @@ class CollapseCallback(Callback):
         self.global_mean = global_mean
         self.latest: Record = {}
         self.history: list[Record] = []
+        self.num_classes: int | None = None
 
     @property
     def head(self) -> str:
@@ -152,69 +149,185 @@ class CollapseCallback(Callback):
             pool=self.given.pool,
             splits=self.splits,
             global_mean=self.global_mean,
+            mode=self.mode,
         )
 
     def state_dict(self) -> dict[str, Any]:
-        return {"history": self.history}
+        return {"history": self.history, "num_classes": self.num_classes}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.history = list(state_dict["history"])
+        self.num_classes = state_dict["num_classes"]
         self.latest = dict(self.history[-1]) if self.history else {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        # A model that builds its layers in configure_model has none yet; it is checked when training starts.
-        if stage == "fit" and not is_overridden("configure_model", pl_module):
+        if getattr(trainer.strategy, "zero_stage_3", False):
+            raise ValueError(
+                f"{type(self).__name__} cannot read the classifier under DeepSpeed's ZeRO stage 3, which keeps no "
+                "whole parameters. Use stage 2, FSDP, or ModelParallelStrategy."
+            )
+        # A model that builds its layers in configure_model has none yet; it is checked when it runs.
+        if not overrides(pl_module, "configure_model"):
+            names = [*([] if self.given.head is None else [self.given.head]), *self.layers]
             if self.given.head is not None:
                 named_head(pl_module, self.given.head)
             for layer in self.layers:
                 named_module(pl_module, layer, "layer")
+            if self.mode == "online" and stage == "fit":
+                refuse_compiled(pl_module, names)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # The values come at the end of the training epoch, so that is when callbacks that monitor them must read them.
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if str(getattr(callback, "monitor", None)).startswith(f"{self.prefix}/"):
-                if isinstance(callback, ModelCheckpoint):
+                if is_a(callback, "ModelCheckpoint"):
                     callback._save_on_train_epoch_end = True
-                elif isinstance(callback, EarlyStopping):
+                elif is_a(callback, "EarlyStopping"):
                     callback._check_on_train_epoch_end = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if _callbacks(trainer)[0] is self:
-            _shared[trainer] = _Shared({})
         # Of a fit that was cut off and is repeated, or of an earlier one.
         self.history = [record for record in self.history if record["epoch"] < trainer.current_epoch]
-        # The first of the callbacks that were given the same source tries it for all.
-        peers = [c for c in _callbacks(trainer) if c.given == self.given]
+        peers = [callback for callback in _callbacks(trainer) if callback.given == self.given]
         if peers[0] is self:
-            look = Look(trainer, pl_module, self.given, reduce(or_, (c.needs for c in peers)))
-            head = look.check({"train": trainer.train_dataloader, **_validation_loader(trainer, peers)})
-            for peer in peers:
-                peer.source = replace(self.given, head=head)
+            watches_val = any("val" in peer.splits for peer in peers)
+            loaders = {"train": trainer.train_dataloader} | (validation_loaders(trainer) if watches_val else {})
+            look = self._try(trainer, pl_module, peers, loaders)
+            if self.mode == "online":
+                shared(trainer).streams[self.source] = Online(look, shared(trainer).warn_once)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == "validate":
+            self._try_evaluation(trainer, pl_module, "val")
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._try_evaluation(trainer, pl_module, "test")
+
+    def _try_evaluation(self, trainer: Trainer, pl_module: LightningModule, split: Split) -> None:
+        peers = [c for c in _callbacks(trainer) if c.given == self.given and split in c.splits]
+        if peers and peers[0] is self:
+            self._try(trainer, pl_module, peers, evaluation_loaders(trainer, split))
+
+    def _try(
+        self, trainer: Trainer, pl_module: LightningModule, peers: list[CollapseCallback], loaders: dict[str, Any]
+    ) -> Look:
+        """Try what was given to these callbacks on a batch, once for all."""
+        look = make_look(trainer, pl_module, self.given, peers)
+        look.check(loaders)
+        for peer in peers:
+            peer.source = replace(self.given, head=look.head)
+            if peer.history and peer.num_classes not in (None, look.num_classes):
+                rank_zero_warn(
+                    f"The history of {type(peer).__name__} in the checkpoint is of {peer.num_classes} classes, and "
+                    f"{look.head!r} has {look.num_classes}: it starts anew."
+                )
+                peer.history, peer.latest = [], {}
+            peer.num_classes = look.num_classes
+        return look
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for source, stream in self._streams(trainer):
+            if any(c.source == source and c.is_due(trainer) for c in _callbacks(trainer)):
+                stream.start()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        for _, stream in self._streams(trainer):
+            stream.begin_batch()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        for _, stream in self._streams(trainer):
+            stream.end_batch("train", batch, trainer.train_dataloader, batch_idx)
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for _, stream in self._streams(trainer):
+            stream.restart("val")
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        for _, stream in self._streams(trainer):
+            stream.begin_batch()
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        for source, stream in self._streams(trainer):
+            if any(c.source == source and "val" in c.splits for c in _callbacks(trainer)):
+                split, loader = list(by_split("val", trainer.val_dataloaders).items())[dataloader_idx]
+                stream.end_batch(split, batch, loader, batch_idx)
+
+    def _streams(self, trainer: Trainer) -> list[tuple[Source, Online]]:
+        """What is gathered online, for the first of the callbacks: each stream is served once."""
+        return list(shared(trainer).streams.items()) if _callbacks(trainer)[0] is self else []
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self.is_due(trainer):
             return
-        observations = _shared_look(trainer, pl_module, self)
+
+        def find(peers: list[CollapseCallback]) -> Observations:
+            watches_val = any("val" in peer.splits for peer in peers)
+            loaders = {"train": trainer.train_dataloader} | (validation_loaders(trainer) if watches_val else {})
+            if self.mode == "online":
+                return shared(trainer).streams[self.source].finish(list(loaders))
+            return make_look(trainer, pl_module, self.source, peers).run(loaders)
+
+        peers = [c for c in _callbacks(trainer) if c.source == self.source and c.is_due(trainer)]
+        observations = observations_for(self, trainer, peers, find)
+        if observations is not None:
+            self.history.append(self._record(trainer, pl_module, observations))
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == "validate":
+            self._evaluate(trainer, pl_module, "val")
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._evaluate(trainer, pl_module, "test")
+
+    def _evaluate(self, trainer: Trainer, pl_module: LightningModule, split: Split) -> None:
+        """Look at a split in `trainer.validate` or `trainer.test`."""
+        if split not in self.splits:
+            return
+        peers = [c for c in _callbacks(trainer) if c.source == self.source and split in c.splits]
+        observations = observations_for(
+            self,
+            trainer,
+            peers,
+            lambda peers: make_look(trainer, pl_module, self.source, peers).run(evaluation_loaders(trainer, split)),
+        )
+        if observations is not None:
+            self._record(trainer, pl_module, observations)
+
+    def _record(self, trainer: Trainer, pl_module: LightningModule, observations: Observations) -> Record:
+        """Measure, log, and set `latest`; returns what belongs into the history."""
         record: Record = {"epoch": trainer.current_epoch, "step": trainer.global_step}
         matrices: Record = {}
         logged: dict[str, float] = {}
-        for split in self.splits:
+        for label, layers in observations.items():
+            split, _, place = label.partition("/")
+            if split not in self.splits:
+                continue
             for layer in (self.head, *self.layers):
-                observation = observations[split][layer]
-                if not self._is_measurable(observation, trainer):
-                    continue
-                found = self.measure(observation.of_present_classes())
-                if observation.moments.nonfinite:
-                    found = replace(found, numbers=dict.fromkeys(found.numbers, math.nan))
-                key = f"{self.prefix}/{split}/" + (f"{layer}/" if layer != self.head else "")
-                logged |= {key + name: value for name, value in found.numbers.items()}
-                record |= {key + name: _to_keep(vector) for name, vector in found.vectors.items()}
-                matrices |= {key + name: _to_keep(matrix) for name, matrix in found.matrices.items()}
+                found = measured(self.measure, layers[layer], self.head, trainer)
+                start = f"{self.prefix}/{split}/" + (f"{layer}/" if layer != self.head else "")
+                end = f"/{place}" if place else ""
+                logged |= {start + name + end: value for name, value in found.numbers.items()}
+                record |= {start + name + end: _to_keep(vector) for name, vector in found.vectors.items()}
+                matrices |= {start + name + end: _to_keep(matrix) for name, matrix in found.matrices.items()}
         record |= logged
-        self.history.append(record)
         self.latest = record | matrices
         several_ranks = trainer.world_size > 1
-        pl_module.log_dict(logged, on_step=False, on_epoch=True, batch_size=1, sync_dist=several_ranks)
+        pl_module.log_dict(
+            logged, on_step=False, on_epoch=True, batch_size=1, sync_dist=several_ranks, add_dataloader_idx=False
+        )
+        return record
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.num_training_batches and trainer.limit_train_batches and trainer.max_epochs:
@@ -222,7 +335,6 @@ class CollapseCallback(Callback):
                 f"The training loader is empty, so nothing was trained and {type(self).__name__} measured nothing. "
                 "Check the dataset's length, and drop_last=True with fewer samples than one batch."
             )
-        _shared.pop(trainer, None)
         if not self.figures or not self.history or not trainer.is_global_zero:
             return
         folder = Path(trainer.default_root_dir, "figures") if self.figures is True else Path(self.figures)
@@ -232,6 +344,12 @@ class CollapseCallback(Callback):
             self.draw(folder)
         except Exception as error:
             rank_zero_warn(f"{type(self).__name__} could not draw its figures in {folder}: {error!r}.")
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        close(trainer)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        close(trainer)
 
     def is_due(self, trainer: Trainer) -> bool:
         """Whether this callback looks after the current epoch."""
@@ -244,114 +362,11 @@ class CollapseCallback(Callback):
             return epoch + 1 == round(10 ** (round(10 * math.log10(epoch + 1)) / 10))
         return epoch in self.epochs
 
-    def _is_measurable(self, observation: Observation, trainer: Trainer) -> bool:
-        """Whether two classes have samples; warns once of classes without, and of features that are not finite."""
-        moments, split, epoch = observation.moments, observation.split, trainer.current_epoch
-        if moments.nonfinite:
-            _warn_once(
-                trainer,
-                "nonfinite",
-                f"{moments.nonfinite} of {int(moments.counts.sum())} {split} samples have NaN or infinite features at "
-                f"{observation.layer!r} in epoch {epoch}. The metrics of such an epoch are NaN; training goes on.",
-            )
-        k, absent = len(moments.counts), (~moments.present).nonzero().squeeze(1).tolist()
-        if absent:
-            _warn_once(
-                trainer,
-                f"absent {split}",
-                f"No {split} sample has class {', '.join(map(str, absent[:10]))}{', …' if len(absent) > 10 else ''}: "
-                f"{len(absent)} of the {k} rows of the classifier {self.head!r} are left out. If that is not the "
-                "classifier, pass head=....",
-            )
-        if measurable := k - len(absent) >= 2:
-            return measurable
-        message = f"The {split} split has samples of one class only: nothing is measured on it."
-        _warn_once(trainer, f"one {split}", message)
-        return False
-
-
-def parse_bytes(size: int | str) -> int:
-    """Bytes of a number or a string such as ``"512MiB"`` or ``"2 GB"``.
-
-    Raises:
-        ValueError: It is neither.
-
-    Example:
-        >>> parse_bytes("1.5KiB")
-        1536
-    """
-    match = re.fullmatch(r"\s*([\d.]+)\s*([a-zA-Z]*)\s*", str(size))
-    if match is None or match[2].upper() not in _UNITS:
-        raise ValueError(f'feature_cache must be a number of bytes or a string such as "512MiB", got {size!r}.')
-    return int(float(match[1]) * _UNITS[match[2].upper()])
-
 
 def _to_keep(tensor: Tensor) -> Tensor:
     return (tensor.float() if tensor.is_floating_point() else tensor).cpu()
 
 
-def _validation_loader(trainer: Trainer, callbacks: list[CollapseCallback]) -> dict[str, Any]:
-    """The validation loader under ``"val"``, where a callback asks for it."""
-    if not any("val" in callback.splits for callback in callbacks):
-        return {}
-    if trainer.val_dataloaders is None and trainer.enable_validation:
-        # Lightning loads them when it first validates, which may come after the first look.
-        stage, trainer.state.stage = trainer.state.stage, RunningStage.VALIDATING
-        trainer.fit_loop.epoch_loop.val_loop.setup_data()
-        trainer.state.stage = stage
-    loaders = trainer.val_dataloaders
-    if loaders is None:
-        raise ValueError(
-            'splits has "val", but the trainer has no validation loader. Pass one to fit or define val_dataloader (and '
-            'validation_step, and no limit_val_batches=0), or leave "val" out.'
-        )
-    if isinstance(loaders, list | tuple):
-        if len(loaders) != 1:
-            raise ValueError(
-                f'splits has "val", and the trainer has {len(loaders)} validation loaders; expected one. Leave "val" '
-                "out, or validate on one loader."
-            )
-        loaders = loaders[0]
-    return {"val": loaders}
-
-
-@dataclass
-class _Shared:
-    """What the callbacks of one trainer share during a fit."""
-
-    looks: dict[Source, tuple[dict[str, dict[str, Observation]], list[CollapseCallback]]]
-    """What was found at each source after the epoch, and who has not read it yet."""
-    warned: set[str] = field(default_factory=set)
-    """What has been warned of."""
-
-
-_shared: WeakKeyDictionary[Trainer, _Shared] = WeakKeyDictionary()
-
-
 def _callbacks(trainer: Trainer) -> list[CollapseCallback]:
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     return [callback for callback in callbacks if isinstance(callback, CollapseCallback)]
-
-
-def _warn_once(trainer: Trainer, about: str, message: str) -> None:
-    if about not in _shared[trainer].warned:
-        _shared[trainer].warned.add(about)
-        rank_zero_warn(message)
-
-
-def _shared_look(
-    trainer: Trainer, pl_module: LightningModule, callback: CollapseCallback
-) -> dict[str, dict[str, Observation]]:
-    """Observations for this callback: the first that asks after an epoch looks for all that are due."""
-    looks = _shared[trainer].looks
-    if callback.source not in looks:
-        peers = [c for c in _callbacks(trainer) if c.source == callback.source and c.is_due(trainer)]
-        needs, cache_bytes = reduce(or_, (c.needs for c in peers)), max(c.cache_bytes for c in peers)
-        look = Look(trainer, pl_module, callback.source, needs, cache_bytes, callback.head)
-        looks[callback.source] = look.run(trainer.train_dataloader, _validation_loader(trainer, peers)), peers
-    observations, waiting = looks[callback.source]
-    waiting.remove(callback)
-    if not waiting:
-        # Covariances can be large: they do not stay while training goes on.
-        del looks[callback.source]
-    return observations

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import nc_callbacks.functional as F_nc
-from nc_callbacks.callbacks.base import CollapseCallback, Measurement
+from nc_callbacks.callbacks.base import CollapseCallback
+from nc_callbacks.callbacks.measurement import Measurement
 from nc_callbacks.callbacks.observation import Needs, Observation
 
 MAX_CLASSES_OF_MATRIX = 1_000
@@ -74,7 +75,7 @@ class NeuralCollapse(CollapseCallback):
         if self.ood_loader is not None:
             assert observation.ood_mean is not None
             tensors["nc5"] = F_nc.nc5(means, observation.ood_mean)
-        numbers = {"ncc_accuracy": observation.nearest_mean_accuracy}
+        shares = {"ncc_accuracy": observation.nearest_mean_accuracy}
         if (classifier := observation.classifier) is not None:
             weight = classifier.weight
             tensors |= {
@@ -88,15 +89,15 @@ class NeuralCollapse(CollapseCallback):
             if self.mse_weight_decay is not None:
                 parts = F_nc.mse_decomposition(weight, classifier.bias, moments, self.mse_weight_decay)
                 tensors |= dict(zip(("mse_nc1", "mse_nc23", "mse_perp"), parts, strict=True))
-            numbers |= {"nc4": classifier.mismatch, "accuracy": classifier.accuracy}
+            shares |= {"nc4": classifier.mismatch, "accuracy": classifier.accuracy}
             if observation.split == "train":
-                numbers["tpt"] = float(classifier.accuracy == 1)
+                shares["tpt"] = float(classifier.accuracy == 1)
         matrices = {}
         if len(centred) <= MAX_CLASSES_OF_MATRIX:
             unit = centred / centred.norm(dim=1, keepdim=True)
             matrices["class_mean_cosines"] = observation.by_class(unit @ unit.T)
         return Measurement(
-            numbers={name: float(value) for name, value in tensors.items()} | numbers,
+            numbers={name: float(value) for name, value in (tensors | shares).items() if value is not None},
             vectors={
                 "class_mean_norms": observation.by_class(centred.norm(dim=1)),
                 "counts": observation.by_class(moments.counts.to(centred.dtype)),

@@ -20,12 +20,16 @@ _COVARIANCES: tuple[Covariance, ...] = ("none", "pooled", "per_class")
 
 @dataclass(frozen=True)
 class Source:
-    """Where a look finds its features; callbacks that agree on it share one pass."""
+    """Where features are found; callbacks that agree on it share one pass."""
 
     head: str | None = None
     pool: Pool = None
     batch_fn: Callable[[Any], tuple[Any, Any]] | None = None
     forward_fn: Callable[[LightningModule, Any], Any] | None = None
+    ignore_index: int | None = -100
+    """Samples with this target are left out."""
+    online: bool = False
+    """Gathered from training's own forward passes instead of a pass after the epoch."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +75,9 @@ class ClassifierObservation:
     bias: Float[Tensor, " k"] | None
     accuracy: float
     """Of the classifier."""
-    mismatch: float
-    """Where classifier and nearest class mean (of the training split) disagree."""
-    centred_mean_accuracy: float
+    mismatch: float | None
+    """Where classifier and nearest class mean (of the training split) disagree; None without those class means."""
+    centred_mean_accuracy: float | None
     """Of argmax_c hᵀμ_c, the weight replaced by the centred class means (of the training split) and no bias."""
     errors: dict[Outputs, dict[str, Tensor]] = field(default_factory=dict)
     """What `OutputErrors` computes, by kind of outputs."""
@@ -90,8 +94,8 @@ class Observation:
     layer: str
     moments: ClassMoments
     """Moments of this split's features; classes without samples have NaN rows."""
-    nearest_mean_accuracy: float
-    """Share of samples whose nearest class mean (of the training split) is their own."""
+    nearest_mean_accuracy: float | None
+    """Share of samples whose nearest class mean (of the training split) is their own; None without those."""
     classifier: ClassifierObservation | None = None
     """At the classifier's input only."""
     ood_mean: Float[Tensor, " p"] | None = None

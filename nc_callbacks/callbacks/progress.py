@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
+
+from nc_callbacks.callbacks.trainers import is_a
 
 
 @contextmanager
@@ -25,8 +26,8 @@ def progress(trainer: Trainer, description: str, total: float) -> Iterator[Calla
     Returns:
         A function to call after each batch.
     """
-    bar = trainer.progress_bar_callback
-    if isinstance(bar, RichProgressBar) and bar.is_enabled and bar.progress is not None:
+    bar: Any = trainer.progress_bar_callback
+    if is_a(bar, "RichProgressBar") and bar.is_enabled and bar.progress is not None:
         task = bar._add_task(total, description)
 
         def advance() -> None:
@@ -39,7 +40,7 @@ def progress(trainer: Trainer, description: str, total: float) -> Iterator[Calla
         finally:
             bar.progress.remove_task(task)
             bar.refresh()
-    elif isinstance(bar, TQDMProgressBar) and bar.is_enabled and trainer.is_global_zero:
+    elif is_a(bar, "TQDMProgressBar") and bar.is_enabled and trainer.is_global_zero:
         steps = int(total) if total != math.inf else None
         place = 2 * bar.process_position + 1
         with Tqdm(

@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
-from nc_callbacks.callbacks.base import CollapseCallback, Measurement
+from nc_callbacks.callbacks.base import CollapseCallback
+from nc_callbacks.callbacks.measurement import Measurement
 from nc_callbacks.callbacks.observation import ClassifierObservation, Needs, Observation
+from nc_callbacks.callbacks.trainers import is_a
 from nc_callbacks.statistics import Outputs
 
 SAMPLES_FILE = "quasi_interpolation_samples.csv"
@@ -58,6 +59,8 @@ class QuasiInterpolation(CollapseCallback):
         if outputs not in (None, "raw", "softmax"):
             raise ValueError(f'outputs must be None, "raw" or "softmax", got {outputs!r}.')
         super().__init__(**kwargs)
+        if samples and self.mode == "online":
+            raise ValueError('samples need mode="epoch_end": training does not say which of its samples are which.')
         self.outputs = outputs
         self.kind: Outputs = outputs or "raw"
         self.samples = tuple(samples)
@@ -117,9 +120,10 @@ class QuasiInterpolation(CollapseCallback):
         if key not in self.latest or not trainer.is_global_zero:
             return
         columns, rows = self._printed(self.latest[key])
+        logger: Any
         for logger in trainer.loggers:
             try:
-                if isinstance(logger, TensorBoardLogger):
+                if is_a(logger, "TensorBoardLogger"):
                     lines = [columns, ["---"] * len(columns), *rows]
                     text = "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
                     logger.experiment.add_text(key, text, self.latest["step"])

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import nc_callbacks.functional as F_nc
-from nc_callbacks.callbacks.base import CollapseCallback, Measurement
+from nc_callbacks.callbacks.base import CollapseCallback
+from nc_callbacks.callbacks.measurement import Measurement
 from nc_callbacks.callbacks.observation import ClassifierObservation, Needs, Observation
 from nc_callbacks.statistics import ClassMoments
 
@@ -75,7 +76,7 @@ class WeightMeanAlignment(CollapseCallback):
             "sigma1_per_class": near.variances,
             "sigma2_per_class": near.covariances,
         }
-        shares: dict[str, float] = {}
+        shares: dict[str, float | None] = {}
         if classifier is not None:
             centre = moments.sample_mean if self.global_mean == "samples" else None
             cosines = F_nc.wm_cosine(classifier.weight, moments.means, centre)
@@ -87,7 +88,9 @@ class WeightMeanAlignment(CollapseCallback):
             if self.implicit is not None:
                 shares |= self._implicit(classifier, moments)
         vectors = {name: observation.by_class(vector) for name, vector in vectors.items()}
-        return Measurement({name: float(value) for name, value in numbers.items()} | shares, vectors, {})
+        found = {name: float(value) for name, value in numbers.items()}
+        found |= {name: value for name, value in shares.items() if value is not None}
+        return Measurement(found, vectors, {})
 
     def _implicit(self, classifier: ClassifierObservation, moments: ClassMoments) -> dict[str, float]:
         assert classifier.expectations is not None

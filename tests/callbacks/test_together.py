@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from nc_callbacks import ClassStatistics, FeatureSpectrum, NeuralCollapse, QuasiInterpolation, WeightMeanAlignment
-from nc_callbacks.callbacks import base
+from nc_callbacks.callbacks import shared
 from tests import reference
 from tests.callbacks.common import Classifier, K, loader, samples, trainer
 
@@ -81,7 +81,7 @@ def test_no_covariances_stay_between_looks():
 
     class Model(Classifier):
         def on_train_epoch_end(self):
-            kept.append(dict(base._shared[self.trainer].looks))
+            kept.append(dict(shared.shared(self.trainer).looks))
 
     trainer(*all_four(), max_epochs=2).fit(Model(), loader())
     assert kept == [{}, {}]
