@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
+
+from tests import reference
+
+Samples = tuple[torch.Tensor, torch.Tensor]
 
 COUNTS = (40, 25, 10, 5)
 K = len(COUNTS)
@@ -50,6 +56,38 @@ class Classifier(L.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.parameters(), 0.01)
+
+
+def whole_set(model: Classifier, data: Samples, train: Samples) -> dict[str, float]:
+    """Every number of one split, in float64, from features computed once over the whole set."""
+    model = copy.deepcopy(model).double().eval()
+    with torch.no_grad():
+        features = {s: model.body(x.double()).numpy() for s, (x, _) in (("data", data), ("train", train))}
+        outputs = model(data[0].double()).numpy()
+    targets, train_targets = data[1].numpy(), train[1].numpy()
+    moments = reference.moments(features["data"], targets, K)
+    train_means = reference.moments(features["train"], train_targets, K).means
+    weight, bias = model.head.weight.detach().numpy(), model.head.bias.detach().numpy()
+    m = reference.centred(moments.means)
+    nearest = reference.nearest_mean(features["data"], train_means)
+    return {
+        "nc1": reference.nc1(moments.within, moments.means),
+        "nc1_quotient": reference.nc1_quotient(moments.within, moments.means),
+        "nc1_cdnv": reference.nc1_cdnv(moments.traces, moments.means),
+        "nc2_equinorm": reference.nc2_equinorm(m),
+        "nc2_equinorm_weights": reference.nc2_equinorm(weight),
+        "nc2_equiangularity": reference.nc2_equiangularity(m),
+        "nc2_equiangularity_signed": reference.nc2_equiangularity(m, signed=True),
+        "nc2_equiangularity_weights": reference.nc2_equiangularity(weight),
+        "nc2_etf": reference.nc2_etf(m),
+        "nc2_etf_weights": reference.nc2_etf(weight),
+        "nc3": reference.nc3(weight, moments.means),
+        "nc3_etf": reference.nc3_etf(weight, moments.means),
+        "nc3_uniform_duality": reference.nc3_uniform_duality(weight, moments.means),
+        "nc4": reference.nc4(features["data"], weight, train_means, bias),
+        "ncc_accuracy": np.mean(nearest == targets),
+        "accuracy": np.mean(outputs.argmax(1) == targets),
+    }
 
 
 def trainer(*callbacks: L.Callback, **settings: Any) -> L.Trainer:

@@ -10,39 +10,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from nc_callbacks import NeuralCollapse, WeightMeanAlignment
 from tests import reference
-from tests.callbacks.common import COUNTS, Classifier, K, loader, samples, trainer
-
-
-def expected(model, data, train):
-    """Every number of one split, in float64, from features computed once over the whole set."""
-    model = model.double().eval()
-    with torch.no_grad():
-        features = {s: model.body(x.double()).numpy() for s, (x, _) in (("data", data), ("train", train))}
-        outputs = model(data[0].double()).numpy()
-    targets, train_targets = data[1].numpy(), train[1].numpy()
-    moments = reference.moments(features["data"], targets, K)
-    train_means = reference.moments(features["train"], train_targets, K).means
-    weight, bias = model.head.weight.detach().numpy(), model.head.bias.detach().numpy()
-    m = reference.centred(moments.means)
-    nearest = reference.nearest_mean(features["data"], train_means)
-    return {
-        "nc1": reference.nc1(moments.within, moments.means),
-        "nc1_quotient": reference.nc1_quotient(moments.within, moments.means),
-        "nc1_cdnv": reference.nc1_cdnv(moments.traces, moments.means),
-        "nc2_equinorm": reference.nc2_equinorm(m),
-        "nc2_equinorm_weights": reference.nc2_equinorm(weight),
-        "nc2_equiangularity": reference.nc2_equiangularity(m),
-        "nc2_equiangularity_signed": reference.nc2_equiangularity(m, signed=True),
-        "nc2_equiangularity_weights": reference.nc2_equiangularity(weight),
-        "nc2_etf": reference.nc2_etf(m),
-        "nc2_etf_weights": reference.nc2_etf(weight),
-        "nc3": reference.nc3(weight, moments.means),
-        "nc3_etf": reference.nc3_etf(weight, moments.means),
-        "nc3_uniform_duality": reference.nc3_uniform_duality(weight, moments.means),
-        "nc4": reference.nc4(features["data"], weight, train_means, bias),
-        "ncc_accuracy": np.mean(nearest == targets),
-        "accuracy": np.mean(outputs.argmax(1) == targets),
-    }
+from tests.callbacks.common import COUNTS, Classifier, K, loader, samples, trainer, whole_set
 
 
 @pytest.mark.parametrize("feature_cache", ["512MiB", 0], ids=["from the cache", "in a second pass"])
@@ -53,7 +21,7 @@ def test_numbers_of_train_and_val(feature_cache):
     fit.fit(model, loader(0), loader(1))
     train, val = samples(0), samples(1)
     for split, data in (("train", train), ("val", val)):
-        for name, value in expected(model, data, train).items():
+        for name, value in whole_set(model, data, train).items():
             assert callback.latest[f"nc/{split}/{name}"] == pytest.approx(value, rel=1e-5, abs=1e-7), (split, name)
             assert float(fit.callback_metrics[f"nc/{split}/{name}"]) == pytest.approx(value, rel=1e-5, abs=1e-6)
     assert callback.latest["nc/train/tpt"] == float(callback.latest["nc/train/accuracy"] == 1)
