@@ -74,13 +74,13 @@ class Tap:
                 tensor = next((a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), None)
                 if tensor is not None and not _in_backward():
                     # A copy: the model may overwrite it in place, and a view would keep its whole storage alive.
-                    self._inputs.setdefault(name, []).append(tensor.detach().clone())
+                    self._inputs.setdefault(name, []).append(_whole(tensor))
 
             self._hooks.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
 
         def after(module: nn.Module, args: Any, output: Any) -> None:
             if not _in_backward():
-                self._outputs.append(output.detach().clone())
+                self._outputs.append(_whole(output))
 
         self._hooks.callback(self.module.register_forward_hook(after).remove)
         return self
@@ -149,10 +149,10 @@ class Tap:
         return rows
 
 
-def _whole(parameter: Tensor) -> Tensor:
-    """A copy of the parameter, gathered from all ranks where it is a DTensor."""
-    parameter = parameter.detach()
-    return parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter.clone()
+def _whole(tensor: Tensor) -> Tensor:
+    """A copy without gradient, gathered from all ranks where it is a DTensor."""
+    tensor = tensor.detach()
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor.clone()
 
 
 def _in_backward() -> bool:
