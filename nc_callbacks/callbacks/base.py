@@ -273,15 +273,15 @@ class CollapseCallback(Callback):
             return
 
         def find(peers: list[CollapseCallback]) -> Observations:
+            if self.mode == "online":
+                return shared(trainer).streams[self.source].finish()
             watches_val = any("val" in peer.splits for peer in peers)
             loaders = {"train": trainer.train_dataloader} | (validation_loaders(trainer) if watches_val else {})
-            if self.mode == "online":
-                return shared(trainer).streams[self.source].finish(list(loaders))
             return make_look(trainer, pl_module, self.source, peers).run(loaders)
 
         peers = [c for c in _callbacks(trainer) if c.source == self.source and c.is_due(trainer)]
         observations = observations_for(self, trainer, peers, find)
-        if observations is not None:
+        if observations:
             self.history.append(self._record(trainer, pl_module, observations))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -302,7 +302,7 @@ class CollapseCallback(Callback):
             peers,
             lambda peers: make_look(trainer, pl_module, self.source, peers).run(evaluation_loaders(trainer, split)),
         )
-        if observations is not None:
+        if observations:
             self._record(trainer, pl_module, observations)
 
     def _record(self, trainer: Trainer, pl_module: LightningModule, observations: Observations) -> Record:

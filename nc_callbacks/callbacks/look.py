@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -69,7 +70,7 @@ class Look:
                 f"{type(self.model).__name__} has no forward method. Define one from inputs to outputs, or pass "
                 "forward_fn=..., such as lambda module, inputs: module.net(inputs)."
             )
-        with self.passes.standing_still(*loaders.values()):
+        with self.standing_still(loaders):
             shapes = [self._check_split(split, loader) for split, loader in loaders.items()]
             if self.needs.ood_loader is not None:
                 self._check_ood(shapes[0])
@@ -154,7 +155,7 @@ class Look:
         """
         while True:
             try:
-                with self.passes.standing_still(*loaders.values()), self.tap() as tap:
+                with self.standing_still(loaders), self.tap() as tap:
                     return self._run(tap, loaders)
             except Exception as error:
                 if not is_out_of_memory(error) or not self.memory.shrink():
@@ -212,6 +213,11 @@ class Look:
 
         self.passes.each("out of distribution", self.needs.ood_loader, add)
         return {layer: self.ranks.sum(total) / self.ranks.sum(samples) for layer, total in sums.items()}
+
+    def standing_still(self, loaders: dict[str, Any]) -> AbstractContextManager[None]:
+        """Leave no trace on the model, the trainer and the data."""
+        ood_loader = [] if self.needs.ood_loader is None else [self.needs.ood_loader]
+        return self.passes.standing_still(*loaders.values(), *ood_loader)
 
     def tap(self) -> Tap:
         """Hooks on the classifier and the further layers."""

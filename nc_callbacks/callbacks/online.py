@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -11,6 +10,7 @@ from torch import nn
 from nc_callbacks.callbacks.gather import Decisions, Gathered
 from nc_callbacks.callbacks.look import Look
 from nc_callbacks.callbacks.observation import Observation
+from nc_callbacks.callbacks.trainers import by_split
 from nc_callbacks.loader import distinct_samples
 from nc_callbacks.probe import Batch, Tap, default_batch_fn, named_modules
 
@@ -103,19 +103,23 @@ class Online:
         rows = distinct * len(taken.targets) // samples
         return Batch({name: x[:rows] for name, x in taken.features.items()}, taken.outputs[:rows], taken.targets[:rows])
 
-    def finish(self, splits: list[str]) -> dict[str, dict[str, Observation]]:
+    def finish(self) -> dict[str, dict[str, Observation]]:
         """End the epoch: what it showed, by split and layer.
 
-        Args:
-            splits: ``"train"`` first.
+        Nothing where no rank has trained, as after a checkpoint that was saved between validation and the end of the
+        epoch.
         """
         self.stop()
         look = self.look
-        with look.passes.standing_still(), look.tap() as tap:
-            ood_means = look.ood_means(tap)
-            empty = replace(look, cache_bytes=0)
-            held = {split: self.gathered.get(split) or empty.gathered(tap, split) for split in splits}
+        with look.standing_still({}), look.tap() as tap:
+            # A rank may have had no batch of a split that the others have.
+            splits = ["train", *by_split("val", look.trainer.val_dataloaders or [])]
+            seen = [split for split in splits if look.ranks.most(int(split in self.gathered))]
+            held = {split: self.gathered.get(split) or look.gathered(tap, split) for split in seen}
             self.gathered = {}
+            if "train" not in held:
+                return {}
+            ood_means = look.ood_means(tap)
             means = Decisions(look.head, held["train"].moments(), look.ranks, look.source.ignore_index)
             found = {}
             for split, gathered in held.items():

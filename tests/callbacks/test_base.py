@@ -9,53 +9,14 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 from nc_callbacks import NeuralCollapse
 from nc_callbacks.callbacks.units import parse_bytes
 from tests.callbacks.common import Classifier, K, loader, samples, trainer
 
 
-class Augmented(Dataset):
-    """Random augmentation from torch's and Python's random numbers."""
-
-    x, y = samples()
-
-    def __len__(self):
-        return len(self.x)
-
-    def __getitem__(self, i):
-        return self.x[i] + 0.1 * torch.randn(6), self.y[i]
-
-
 class TestInvisible:
-    @pytest.mark.parametrize("num_workers", [0, 1])
-    def test_weights_optimiser_and_batches_are_bit_identical(self, num_workers):
-        def run(*callbacks):
-            class Recording(Classifier):
-                def training_step(self, batch, batch_idx):
-                    self.seen.append(batch[0].clone())
-                    return super().training_step(batch, batch_idx)
-
-            L.seed_everything(1, verbose=False)
-            model = Recording()
-            model.seen = []
-            torch.manual_seed(7)
-            data = DataLoader(Augmented(), batch_size=16, shuffle=True, num_workers=num_workers)
-            fit = trainer(*callbacks, max_epochs=3)
-            fit.fit(model, data, loader(1))
-            return model, fit.optimizers[0].state_dict()["state"], torch.rand(3)
-
-        callback = NeuralCollapse(splits=["train", "val"], layers=["body.4"])
-        (plain, plain_state, plain_next), (watched, state, following) = run(), run(callback)
-        assert len(callback.history) == 3
-        assert all(torch.equal(a, b) for a, b in zip(plain.seen, watched.seen, strict=True))
-        for name, tensor in plain.state_dict().items():
-            assert torch.equal(tensor, watched.state_dict()[name]), name
-        for index, values in plain_state.items():
-            assert all(torch.equal(value, state[index][name]) for name, value in values.items())
-        assert torch.equal(plain_next, following)
-
     def test_batch_hooks_see_no_training(self):
         stages = []
 

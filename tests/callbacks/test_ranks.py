@@ -13,11 +13,9 @@ from tests.callbacks.ranks_script import COUNTS, data
 ROOT = Path(__file__).parents[2]
 
 
-def found(strategy, processes, mode, feature_cache, folder):
-    file = folder / "found.pt"
-    arguments = [strategy, str(processes), mode, feature_cache, str(file)]
+def run_script(name, *arguments):
     run = subprocess.run(
-        [sys.executable, "-m", "tests.callbacks.ranks_script", *arguments],
+        [sys.executable, "-m", f"tests.callbacks.{name}", *map(str, arguments)],
         cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -25,7 +23,11 @@ def found(strategy, processes, mode, feature_cache, folder):
         timeout=600,
     )
     assert run.returncode == 0, run.stderr[-3000:]
-    return torch.load(file, weights_only=True)
+
+
+def found(strategy, processes, mode, feature_cache, folder):
+    run_script("ranks_script", strategy, processes, mode, feature_cache, folder / "found.pt")
+    return torch.load(folder / "found.pt", weights_only=True)
 
 
 @pytest.fixture(scope="module")
@@ -63,3 +65,21 @@ def test_ranks_find_what_one_process_finds_in_float64(one, strategy, processes, 
             torch.testing.assert_close(
                 value, expected, equal_nan=True, rtol=1e-5, atol=1e-7, msg=lambda m, key=key: f"{key}: {m}"
             )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp_spawn", "fully_shard"])
+def test_a_loader_that_raises_on_one_rank_ends_no_training(strategy, tmp_path):
+    run_script("odd_ranks_script", strategy, tmp_path)
+    for rank in range(2):
+        kept = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert kept["epochs"] == [1, 2]
+        targets = data(0).dataset.tensors[1][:96]
+        assert kept["counts"]["nc/train/counts"] == torch.bincount(targets, minlength=5).tolist()
+        told = [message for message in kept["warnings"] if "training goes on" in message]
+        assert len(told) == 1
+        assert ("OSError: the disk is gone" if rank == 1 else "it failed on another rank") in told[0]
+        if strategy == "ddp_spawn":
+            # Streams of 40 and 104 samples: every batch of either counts.
+            streamed = data(1).dataset.tensors[1][:144]
+            assert kept["counts"]["nc/val/counts"] == torch.bincount(streamed, minlength=5).tolist()
