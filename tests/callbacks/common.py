@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -95,6 +97,7 @@ def trainer(*callbacks: L.Callback, **settings: Any) -> L.Trainer:
         "accelerator": "cpu",
         "max_epochs": 1,
         "logger": False,
+        "default_root_dir": Path(tempfile.gettempdir(), "nc_callbacks_tests"),
         "enable_checkpointing": False,
         "enable_progress_bar": False,
         "enable_model_summary": False,

@@ -96,9 +96,7 @@ def main(strategy: str, processes: int, mode: str, feature_cache: str, file: str
         model, how = Sharded(), ModelParallelStrategy(data_parallel_size=processes, tensor_parallel_size=1)
     elif strategy == "tensor_parallel":
         model, how = Split(), ModelParallelStrategy(data_parallel_size=1, tensor_parallel_size=processes)
-    fit = trainer(
-        *callbacks, devices=processes, strategy=how, precision=precision, default_root_dir=Path(file).parent
-    )
+    fit = trainer(*callbacks, devices=processes, strategy=how, precision=precision, default_root_dir=Path(file).parent)
     fit.fit(model, data(0, shuffle=True), data(1))
 
 
