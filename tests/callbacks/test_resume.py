@@ -154,9 +154,11 @@ def test_sigterm_during_a_look_leaves_a_usable_checkpoint(tmp_path):
     trainer(whole, max_epochs=6).fit(model, loader(shuffle=False))
     resumed, again = NeuralCollapse(), Still()
     trainer(resumed, max_epochs=6).fit(again, loader(shuffle=False), ckpt_path=str(tmp_path / "last.ckpt"))
-    assert_same_weights(model, again)
+    # Not to the bit: this process may use more threads than that one.
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[name], value, rtol=1e-4, atol=1e-6)
     # The look that was cut short is the only one that may be missing.
     of_epoch = {record["epoch"]: record["nc/train/nc1"] for record in whole.history}
     found = {record["epoch"]: record["nc/train/nc1"] for record in resumed.history}
     assert set(of_epoch) - set(found) <= {2}
-    assert all(of_epoch[epoch] == value for epoch, value in found.items())
+    assert all(of_epoch[epoch] == pytest.approx(value, rel=1e-4) for epoch, value in found.items())
