@@ -109,3 +109,16 @@ def test_every_choice_of_every_group_is_listed():
 def test_links_lead_somewhere():
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         assert (ROOT / target).exists(), target
+
+
+def test_each_row_of_what_works_names_tests_that_are_there():
+    rows = re.search(r"^## Works with$(.*?)^## ", README, flags=re.MULTILINE | re.DOTALL)[1]
+    rows = [row.strip("|").split("|") for row in rows.splitlines() if row.startswith("| ")][2:]
+    assert len(rows) >= 20
+    for what, _, tests in rows:
+        named = re.findall(r"`(tests/[^`]+)`", tests)
+        assert named or tests.strip() == "the same", what
+        for test in named:
+            file, _, name = test.partition("::")
+            defined = re.search(rf"^(class|def) {name}\b", (ROOT / file).read_text(), flags=re.MULTILINE)
+            assert defined or not name, test
