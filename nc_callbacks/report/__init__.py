@@ -1,0 +1,41 @@
+"""One page of a run or of a sweep: a single HTML file that loads nothing from anywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nc_callbacks.report.page import page
+from nc_callbacks.report.payload import payload
+from nc_callbacks.report.read import read
+
+__all__ = ["PAGE", "write_report"]
+
+PAGE = "report.html"
+"""What the page is called in its folder."""
+
+
+def write_report(folder: str | Path) -> Path:
+    """Write ``report.html`` into a run's or a sweep's folder, from what lies there.
+
+    Read are, as far as they are there: ``summary.json``, ``metrics.csv``, ``looks.npz``, ``.hydra/config.yaml`` and
+    ``.hydra/overrides.yaml`` of each run, and ``sweep.csv`` of a sweep.
+
+    Args:
+        folder: A run's folder, or a folder whose subfolders are runs'.
+
+    Returns:
+        The page.
+
+    Raises:
+        FileNotFoundError: The folder is neither a run's nor a sweep's.
+        ValueError: A file in it cannot be read; the message names it.
+        ModuleNotFoundError: plotly is not installed.
+    """
+    try:
+        from plotly.offline import get_plotlyjs
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("The page needs plotly: pip install plotly.") from error
+    sweep, runs = read(folder)
+    target = Path(folder, PAGE)
+    target.write_text(page(runs, sweep, payload(runs, sweep), get_plotlyjs()), encoding="utf-8")
+    return target

@@ -1,0 +1,196 @@
+"use strict";
+/* What all charts share: styles that read without colour, the scheme's colours, drawing when in view. */
+
+const DASHES = ["solid", "dash", "dot", "dashdot"];
+const STROKES = { solid: "", dash: "7 4", dot: "2 3", dashdot: "8 3 2 3" };
+const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "x", "star", "cross"];
+const NUM_COLOURS = 7;
+
+function theme(name) {
+  return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+}
+
+/** Colour, dash and symbol of the i-th line: the seven colours first, then the same with the next dash. */
+function style(i) {
+  return {
+    color: theme(`series-${i % NUM_COLOURS}`),
+    dash: DASHES[Math.floor(i / NUM_COLOURS) % DASHES.length],
+    symbol: SYMBOLS[i % SYMBOLS.length],
+  };
+}
+
+/** A short piece of a line, for legends and buttons; its colour follows the scheme. */
+function swatch(i, dash = style(i).dash) {
+  const space = "http://www.w3.org/2000/svg";
+  const svg = document.createElementNS(space, "svg");
+  const line = document.createElementNS(space, "line");
+  svg.setAttribute("class", "swatch");
+  svg.setAttribute("aria-hidden", "true");
+  const drawn = { x1: 0, x2: 26, y1: 5, y2: 5, "stroke-width": 2.5, "stroke-dasharray": STROKES[dash] };
+  for (const [name, value] of Object.entries(drawn)) line.setAttribute(name, value);
+  line.style.stroke = `var(--series-${i % NUM_COLOURS})`;
+  svg.append(line);
+  return svg;
+}
+
+function axis(title, more = {}) {
+  return {
+    title: { text: title, font: { size: 11, color: theme("muted") }, standoff: 6 },
+    gridcolor: theme("rule"),
+    linecolor: theme("rule"),
+    tickfont: { size: 11, color: theme("muted") },
+    zeroline: false,
+    automargin: true,
+    ...more,
+  };
+}
+
+/** Ticks at decades with the numbers one reads, on a logarithmic axis. */
+function logAxis(title, more = {}) {
+  return axis(title, { type: "log", exponentformat: "power", dtick: undefined, nticks: 6, ...more });
+}
+
+function epochAxis(more = {}) {
+  return state.logEpochs ? logAxis("epoch", { exponentformat: "none", ...more }) : axis("epoch", more);
+}
+
+const charts = [];
+const inView = new IntersectionObserver(
+  (entries) => entries.forEach((entry) => (entry.target.chart.visible = entry.isIntersecting) && entry.target.chart.update()),
+  { rootMargin: "200px" },
+);
+
+/** A figure that is drawn when it comes into view, and again when something it shows has changed. */
+class Chart {
+  /**
+   * @param {Element} parent
+   * @param {string} title
+   * @param {() => {traces, layout?, legend?, note?, summary?} | null} content what to draw now; null leaves it out.
+   */
+  constructor(parent, title, content) {
+    this.content = content;
+    this.stale = true;
+    this.legend = element("ul", { class: "legend" });
+    this.plot = element("div", { class: "plot", role: "img" });
+    this.note = element("p", { class: "note" });
+    this.heading = element("h4", {}, title);
+    this.figure = element("figure", {}, element("figcaption", {}, this.heading, this.legend), this.plot, this.note);
+    this.figure.chart = this;
+    parent.append(this.figure);
+    charts.push(this);
+    inView.observe(this.figure);
+  }
+
+  /** Draw again: now if in view, else when it comes into view. */
+  refresh() {
+    this.stale = true;
+    if (this.visible) this.update();
+  }
+
+  update() {
+    if (!this.stale) return;
+    this.stale = false;
+    const content = this.content();
+    this.figure.hidden = !content;
+    if (!content) return;
+    const { traces, layout = {}, legend = [], note = "", summary = "" } = content;
+    this.legend.replaceChildren(...legend.map(({ mark, text }) => element("li", {}, mark, text)));
+    this.note.textContent = traces.length ? note : "Nothing to show for this choice.";
+    this.plot.setAttribute("aria-label", `${this.heading.textContent}. ${summary}`);
+    const touch = matchMedia("(pointer: coarse)").matches;
+    Plotly.react(
+      this.plot,
+      traces,
+      {
+        height: 270,
+        margin: { l: 46, r: 10, t: 10, b: 40 },
+        paper_bgcolor: "rgba(0,0,0,0)",
+        plot_bgcolor: "rgba(0,0,0,0)",
+        font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: theme("ink") },
+        hoverlabel: { bgcolor: theme("card"), bordercolor: theme("rule"), font: { color: theme("ink"), size: 12 } },
+        hovermode: traces.length > 6 ? "closest" : "x unified",
+        dragmode: touch ? false : "zoom",
+        showlegend: false,
+        ...layout,
+      },
+      { responsive: true, displayModeBar: false },
+    );
+  }
+}
+
+function refreshAll() {
+  charts.forEach((chart) => chart.refresh());
+}
+
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", refreshAll);
+
+/** A line over epochs; a single look is a dot. */
+function line({ x, y }, name, i, more = {}) {
+  const { color, dash } = style(i);
+  return {
+    x,
+    y,
+    name: escapeMarkup(name),
+    mode: x.length < 2 ? "markers" : "lines",
+    line: { color, dash: more.dash ?? dash, width: 1.9 },
+    marker: { color, size: 7 },
+    hovertemplate: "%{y:.4~g}",
+    ...more.trace,
+  };
+}
+
+/** plotly reads a few HTML tags in names and labels: shown as they are instead. */
+function escapeMarkup(text) {
+  return text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
+}
+
+/** A button that is on or off. */
+function toggle(parent, { text, mark, pressed, name, onToggle }) {
+  const button = element("button", { type: "button", class: "chip", "aria-pressed": String(pressed) });
+  if (name !== undefined) button.dataset.run = name;
+  button.append(...(mark ? [mark] : []), text);
+  button.addEventListener("click", () => onToggle(button));
+  parent.append(button);
+  return button;
+}
+
+/** A switch, in words and drawn. */
+function onOff(parent, id, text, on, onChange) {
+  const button = element("button", { type: "button", id, class: "switch", role: "switch", "aria-checked": String(on) }, text);
+  button.addEventListener("click", () => {
+    const now = button.getAttribute("aria-checked") !== "true";
+    button.setAttribute("aria-checked", String(now));
+    onChange(now);
+  });
+  parent.append(button);
+}
+
+/** A choice among options: [value, text] pairs. */
+function choice(parent, id, text, options, chosen, onChange) {
+  const select = element("select", { id });
+  for (const [value, shown] of options) select.append(new Option(shown, value, false, value === chosen));
+  select.addEventListener("change", () => onChange(select.value));
+  const label = element("label", { class: "caption", for: id }, text);
+  parent.append(element("div", { class: "group" }, label, select));
+  return select;
+}
+
+/** A row of buttons, several of which may be on. */
+function several(parent, text, options, chosen, onChange) {
+  if (options.length < 2) return;
+  const group = element("div", { class: "group", role: "group", "aria-label": text });
+  group.append(element("span", { class: "caption" }, text));
+  for (const option of options) {
+    toggle(group, {
+      text: option,
+      pressed: chosen.has(option),
+      onToggle(button) {
+        const on = !chosen.delete(option);
+        if (on) chosen.add(option);
+        button.setAttribute("aria-pressed", String(on));
+        onChange();
+      },
+    });
+  }
+  parent.append(group);
+}

@@ -1,0 +1,77 @@
+"use strict";
+/* The runs' arrays, decoded when they are first read, and the choices that every chart follows. */
+
+const CONTENT = JSON.parse(document.getElementById("payload").textContent);
+const RUNS = CONTENT.runs;
+
+/** Typed array of a base64 text; the bytes are little-endian, as are the processors browsers run on. */
+function decoded(text, Kind) {
+  return new Kind(Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0)).buffer);
+}
+
+/** Replace a base64 field by the array it stands for, once. */
+function unpacked(holder, field, Kind) {
+  if (typeof holder[field] === "string") holder[field] = decoded(holder[field], Kind);
+  return holder[field];
+}
+
+/** Epochs and values of a curve, without those that were not finite. */
+function points(curve) {
+  if (!curve.points) {
+    const epochs = unpacked(curve, "epochs", Int32Array);
+    const values = unpacked(curve, "values", Float32Array);
+    const rows = Array.from(epochs.keys()).filter((row) => Number.isFinite(values[row]));
+    curve.points = { x: rows.map((row) => epochs[row]), y: rows.map((row) => values[row]) };
+  }
+  return curve.points;
+}
+
+/** What a run kept of a look: the entries after an epoch (the last look that is not later), or null before the first. */
+function entriesAt(looks, epoch) {
+  const row = looks.epochs.findLastIndex((e) => e <= epoch);
+  return row < 0 ? null : entries(looks, row);
+}
+
+/** The entries of one look as numbers, row by row; NaN where there are none. */
+function entries(looks, row) {
+  const size = looks.shape.reduce((product, side) => product * side, 1);
+  const values = unpacked(looks, "values", looks.scale ? Int16Array : Float32Array);
+  const part = Array.from(values.subarray(row * size, (row + 1) * size));
+  return looks.scale ? part.map((q) => (q === -32768 ? NaN : q * looks.scale)) : part;
+}
+
+/** A list of numbers as rows of `width`. */
+function rowsOf(list, width) {
+  return Array.from({ length: list.length / width }, (_, row) => list.slice(row * width, (row + 1) * width));
+}
+
+/** The distinct values of a field, in the order in which they come. */
+function distinct(things, field) {
+  return [...new Set(things.map((thing) => thing[field]))];
+}
+
+const allCurves = RUNS.flatMap((run) => run.curves);
+const SPLITS = ["train", "val", "test"].filter((split) => allCurves.some((curve) => curve.split === split));
+const PLACES = distinct(allCurves.filter((curve) => !curve.own), "place");
+
+const state = {
+  log: true,
+  logEpochs: false,
+  splits: new Set(CONTENT.sweep ? SPLITS.slice(0, 1) : SPLITS),
+  places: new Set(CONTENT.sweep ? PLACES.slice(0, 1) : PLACES),
+  hidden: new Set(),
+  colourBy: "run",
+};
+
+/** Three digits, as in the page's text. */
+function short(value) {
+  return Number.isFinite(value) ? String(Number(value.toPrecision(3))) : "not finite";
+}
+
+/** An element with attributes and children; text is set as text, never as markup. */
+function element(tag, attributes = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  made.append(...children);
+  return made;
+}

@@ -1,0 +1,263 @@
+"use strict";
+/* One run's classes, look by look: heat maps, cosines, μ and σ, spectra, all at the slider's epoch. */
+
+const MAX_LINES = 10;
+const SECONDS_A_LOOK = 0.4;
+const shown = { run: RUNS.find((run) => run.looks.length), split: "train", place: "", epoch: 1 };
+let lookCharts = [];
+
+function looksOf(name, place = shown.place) {
+  return shown.run.looks.find((look) => look.name === name && look.split === shown.split && look.place === place);
+}
+
+function lookPlaces() {
+  return distinct(shown.run.looks.filter((look) => look.split === shown.split), "place");
+}
+
+function lookEpochs() {
+  const looks = shown.run.looks.filter((look) => look.split === shown.split);
+  return [...new Set(looks.flatMap((look) => look.epochs))].sort((a, b) => a - b);
+}
+
+/** The i-th entry's class, or its classes where an entry stands for several. */
+function classText(i, step, vector) {
+  return step > 1 && !vector ? `classes ${i * step} to ${(i + 1) * step - 1}` : `class ${i * step}`;
+}
+
+function quantile(sorted, share) {
+  const at = share * (sorted.length - 1);
+  const low = Math.floor(at);
+  return sorted[low] + (at - low) * ((sorted[low + 1] ?? sorted[low]) - sorted[low]);
+}
+
+function heatMap() {
+  const looks = looksOf("class_mean_cosines");
+  const values = looks && entriesAt(looks, shown.epoch);
+  if (!values) return null;
+  const [k] = looks.shape;
+  const names = Array.from({ length: k }, (_, i) => classText(i, looks.step));
+  const off = values.filter((_, i) => i % (k + 1) && Number.isFinite(values[i]));
+  const mean = off.reduce((sum, value) => sum + value, 0) / off.length;
+  return {
+    traces: [
+      {
+        type: "heatmap",
+        z: rowsOf(values, k),
+        x0: (looks.step - 1) / 2,
+        y0: (looks.step - 1) / 2,
+        dx: looks.step,
+        dy: looks.step,
+        customdata: names.map((row) => names.map((column) => [row, column])),
+        zmin: -1,
+        zmax: 1,
+        colorscale: [[0, theme("series-1")], [0.5, theme("card")], [1, theme("series-0")]],
+        colorbar: { thickness: 10, len: 0.9, tickfont: { size: 10 }, outlinewidth: 0 },
+        texttemplate: k <= 12 ? "%{z:.2f}" : "",
+        textfont: { size: 9, color: theme("ink") },
+        hovertemplate: "%{customdata[0]}, %{customdata[1]}: %{z:.3f}<extra></extra>",
+      },
+    ],
+    layout: {
+      height: 380,
+      hovermode: "closest",
+      xaxis: axis("class", { showgrid: false, ...(k <= 12 && { dtick: 1 }) }),
+      yaxis: axis("class", { showgrid: false, autorange: "reversed", scaleanchor: "x", ...(k <= 12 && { dtick: 1 }) }),
+    },
+    note: looks.step > 1 ? `A cell is the mean over ${looks.step} × ${looks.step} classes.` : "",
+    summary: `Epoch ${shown.epoch}: off the diagonal ${short(mean)} on average.`,
+  };
+}
+
+/** The cosine of each class over the looks: lines, or bands of quantiles where there are many classes. */
+function cosinesOverEpochs() {
+  const looks = looksOf("wm_cosine_per_class");
+  if (!looks) return null;
+  const rows = looks.epochs.map((_, row) => entries(looks, row));
+  const here = { type: "line", x0: shown.epoch, x1: shown.epoch, yref: "paper", y0: 0, y1: 1, line: { color: theme("muted"), width: 1, dash: "dot" } };
+  const layout = { xaxis: epochAxis(), yaxis: axis("cosine"), hovermode: "closest", shapes: [here] };
+  const k = looks.shape[0];
+  const last = rows.at(-1).filter(Number.isFinite);
+  const summary = `${k} classes; last look from ${short(Math.min(...last))} to ${short(Math.max(...last))}.`;
+  if (k <= MAX_LINES) {
+    const traces = Array.from({ length: k }, (_, c) => {
+      const values = { x: looks.epochs, y: rows.map((row) => row[c]) };
+      return line(values, `class ${c}`, c, { trace: { hovertemplate: "epoch %{x}: %{y:.3f}" } });
+    });
+    return { traces, layout, summary, legend: traces.map((_, c) => ({ mark: swatch(c), text: String(c) })) };
+  }
+  const sorted = rows.map((row) => row.filter(Number.isFinite).sort((a, b) => a - b));
+  const at = (share) => sorted.map((values) => quantile(values, share));
+  const band = (low, high, opacity) => [
+    { x: looks.epochs, y: at(low), mode: "lines", line: { width: 0 }, hoverinfo: "skip" },
+    { x: looks.epochs, y: at(high), mode: "lines", line: { width: 0 }, hoverinfo: "skip", fill: "tonexty", fillcolor: withOpacity(theme("series-0"), opacity) },
+  ];
+  const median = line({ x: looks.epochs, y: at(0.5) }, "median class", 0, { trace: { hovertemplate: "epoch %{x}: %{y:.3f}" } });
+  const note = `Median class; bands hold 50 %, 80 % and all of ${k} classes${looks.step > 1 ? ` (one in ${looks.step})` : ""}.`;
+  return { traces: [...band(0, 1, 0.14), ...band(0.1, 0.9, 0.2), ...band(0.25, 0.75, 0.3), median], layout, note, summary };
+}
+
+function withOpacity(hex, opacity) {
+  const [r, g, b] = [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
+  return `rgba(${r},${g},${b},${opacity})`;
+}
+
+/** Per-class vectors at the slider's epoch: a mark a class, and a line at each mean. */
+function byClass(unit, metrics) {
+  const found = metrics
+    .map(([name, text], index) => ({ text, index, looks: looksOf(name) }))
+    .map((item) => ({ ...item, values: item.looks && entriesAt(item.looks, shown.epoch) }))
+    .filter((item) => item.values);
+  if (!found.length) return null;
+  const shapes = [];
+  const traces = found.map(({ text, index, looks, values }) => {
+    const { color, symbol } = style(index);
+    const finite = values.filter(Number.isFinite);
+    const mean = finite.reduce((sum, value) => sum + value, 0) / finite.length;
+    shapes.push({ type: "line", xref: "paper", x0: 0, x1: 1, y0: mean, y1: mean, line: { color, width: 1, dash: DASHES[index] } });
+    return {
+      x: values.map((_, i) => i * looks.step),
+      y: values,
+      name: text,
+      mean,
+      mode: "markers",
+      marker: { color, symbol, size: values.length <= 100 ? 8 : 3.5 },
+      hovertemplate: `class %{x}: %{y:.4~g}<extra>${text}</extra>`,
+    };
+  });
+  const step = found[0].looks.step;
+  return {
+    traces,
+    layout: { hovermode: "closest", shapes, xaxis: axis("class", found[0].values.length <= 12 ? { dtick: 1 } : {}), yaxis: axis(unit) },
+    legend: traces.map(({ name, mean }, i) => ({ mark: swatch(found[i].index, DASHES[found[i].index]), text: `${name}, mean ${short(mean)}` })),
+    note: step > 1 ? `One class in ${step}.` : "",
+    summary: `Epoch ${shown.epoch}: ${traces.map(({ name, mean }) => `${name}, mean ${short(mean)}`).join("; ")}.`,
+  };
+}
+
+/** Spectra of every layer at the slider's epoch. */
+function spectrum(unit, transform, log) {
+  const lines = lookPlaces()
+    .map((place, index) => ({ place, index, looks: looksOf("explained_variance", place) }))
+    .map((item) => ({ ...item, values: item.looks && entriesAt(item.looks, shown.epoch) }))
+    .filter((item) => item.values);
+  if (!lines.length) return null;
+  return {
+    traces: lines.map(({ place, index, values }) => {
+      const y = transform(values);
+      return line({ x: y.map((_, i) => i + 1), y }, place, index, { trace: { hovertemplate: "number %{x}: %{y:.4~g}" } });
+    }),
+    layout: { hovermode: "closest", xaxis: logAxis("number of the direction", { exponentformat: "none" }), yaxis: log ? logAxis(unit) : axis(unit) },
+    legend: lines.map(({ place, index }) => ({ mark: swatch(index), text: place })),
+    summary: `Epoch ${shown.epoch}.`,
+  };
+}
+
+function cumulative(values) {
+  let sum = 0;
+  return values.map((value) => (sum += value));
+}
+
+/** The table of fixed samples (Lindegaard's Table 1), up to twelve classes wide. */
+function drawSamples() {
+  const place = document.getElementById("samples");
+  const looks = shown.run.looks.find((look) => look.name === "sqi_samples");
+  const values = looks && entriesAt(looks, shown.epoch);
+  place.replaceChildren();
+  if (!values || looks.shape[1] > 15 || shown.split !== "train") return;
+  const width = looks.shape[1];
+  const head = ["sample", "label", "ε", ...Array.from({ length: width - 3 }, (_, c) => `ε̃, class ${c}`)];
+  const table = element("table", {}, element("caption", {}, "Errors of the samples that were asked for, times 10³"));
+  table.append(element("thead", {}, element("tr", {}, ...head.map((text) => element("td", { class: "number" }, text)))));
+  const body = rowsOf(values, width).map((row) =>
+    element("tr", {}, ...row.map((value, i) => element("td", { class: "number" }, i < 2 ? String(value) : Number.isFinite(value) ? short(1000 * value) : ""))),
+  );
+  table.append(element("tbody", {}, ...body));
+  place.append(table);
+}
+
+function drawLooks() {
+  lookCharts.forEach((chart) => chart.refresh());
+  drawSamples();
+}
+
+/** Slider and «Play». */
+function addSlider(parent) {
+  const slider = element("input", { type: "range", id: "epoch", min: "0", step: "1", "aria-label": "Look" });
+  const output = element("output", { for: "epoch" });
+  const play = element("button", { type: "button", id: "play", "aria-pressed": "false" }, "▶ Play");
+  let timer = null;
+  const move = (place) => {
+    const epochs = lookEpochs();
+    slider.max = String(epochs.length - 1);
+    slider.value = String(Math.min(place, epochs.length - 1));
+    shown.epoch = epochs[Number(slider.value)] ?? 0;
+    output.textContent = `epoch ${shown.epoch}`;
+    slider.setAttribute("aria-valuetext", output.textContent);
+    drawLooks();
+  };
+  const stop = () => {
+    clearInterval(timer);
+    timer = null;
+    play.textContent = "▶ Play";
+    play.setAttribute("aria-pressed", "false");
+  };
+  play.addEventListener("click", () => {
+    if (timer) return stop();
+    if (slider.value === slider.max) move(0);
+    play.textContent = "❚❚ Pause";
+    play.setAttribute("aria-pressed", "true");
+    timer = setInterval(() => (slider.value === slider.max ? stop() : move(Number(slider.value) + 1)), 1000 * SECONDS_A_LOOK);
+  });
+  slider.addEventListener("input", () => {
+    stop();
+    move(Number(slider.value));
+  });
+  parent.append(element("div", { class: "group" }, play, slider, output));
+  return move;
+}
+
+function addLooks() {
+  if (!shown.run) {
+    document.getElementById("looks-lead").textContent = "No looks.npz was found: the vectors and matrices of the looks were not recorded.";
+    return;
+  }
+  const controls = document.getElementById("look-controls");
+  const splits = SPLITS.filter((split) => shown.run.looks.some((look) => look.split === split));
+  [shown.split] = splits;
+  [shown.place] = lookPlaces();
+  const last = Number.MAX_SAFE_INTEGER;
+  if (CONTENT.sweep) {
+    const runs = RUNS.filter((run) => run.looks.length);
+    const options = runs.map((run) => [String(RUNS.indexOf(run)), run.label]);
+    choice(controls, "look-run", "Run", options, String(RUNS.indexOf(shown.run)), (value) => {
+      shown.run = RUNS[Number(value)];
+      move(last);
+    });
+  }
+  if (splits.length > 1) {
+    choice(controls, "look-split", "Split", splits.map((split) => [split, split]), shown.split, (value) => {
+      shown.split = value;
+      move(last);
+    });
+  }
+  const places = distinct(RUNS.flatMap((run) => run.looks), "place");
+  if (places.length > 1) {
+    choice(controls, "look-layer", "Layer", places.map((place) => [place, place]), shown.place, (value) => {
+      shown.place = value;
+      drawLooks();
+    });
+  }
+  const move = addSlider(controls);
+  const grid = document.getElementById("look-panels");
+  lookCharts = [
+    new Chart(grid, "Cosines of the centred class means", heatMap),
+    new Chart(grid, "Cos(w_c, μ_c) over epochs", cosinesOverEpochs),
+    new Chart(grid, "Cos(w_c, μ_c) of each class", () => byClass("cosine", [["wm_cosine_per_class", "cosine"]])),
+    new Chart(grid, "Class means: μ", () => byClass("squared features", [["mu1_per_class", "‖m_c‖²"], ["mu2_per_class", "m_cᵀm_c' over c'"]])),
+    new Chart(grid, "Class covariances: σ²", () => byClass("squared features", [["sigma1_per_class", "σ²₁, diagonal"], ["sigma2_per_class", "σ²₂, off diagonal"]])),
+    new Chart(grid, "Norms of the centred class means", () => byClass("features", [["class_mean_norms", "‖μ_c‖"]])),
+    new Chart(grid, "Singular values (squares add up to 1)", () => spectrum("dimensionless", (values) => values.map((value) => Math.sqrt(Math.max(value, 0))), true)),
+    new Chart(grid, "Cumulative explained variance", () => spectrum("share of variance", cumulative, false)),
+  ];
+  move(last);
+}

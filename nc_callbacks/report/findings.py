@@ -1,0 +1,201 @@
+"""What a run or a sweep found, a line a finding, each with its number."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from nc_callbacks.report.read import Run, varying
+
+SPREAD_OF = ("nc/val/accuracy", "nc/train/wm_cosine", "nc/train/nc1", "nc/train/nc4")
+"""What the runs of a sweep are compared by, with how it is called."""
+
+NAMES = {
+    "nc/val/accuracy": "Validation accuracy",
+    "nc/train/wm_cosine": "W–M̄ cosine",
+    "nc/train/nc1": "Within-class variability (nc1)",
+    "nc/train/nc4": "Disagreement with the nearest class mean (nc4)",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line: the number that carries it, and the sentence."""
+
+    number: str
+    text: str
+
+
+def of_run(run: Run) -> list[Finding]:
+    """What the training split's last values say, from accuracy to spectrum; a line is left out where its values are."""
+    return [finding for part in (_accuracy, _collapse, _alignment, _interpolation, _spectrum) for finding in part(run)]
+
+
+def of_sweep(runs: list[Run]) -> list[Finding]:
+    """How many runs finished, and for the main metrics the extreme runs and the mean ± std of repeated seeds."""
+    failed = [run for run in runs if run.status == "failed"]
+    finished = [run for run in runs if run.status == "finished"]
+    text = f"of {len(runs)} runs finished"
+    if failed:
+        text += f"; {len(failed)} failed: {', '.join(label(run, runs) for run in failed)}"
+    findings = [Finding(f"{len(finished)}", text + ".")]
+    for key in SPREAD_OF:
+        found = [(run.final[key], run) for run in runs if math.isfinite(run.final.get(key, math.nan))]
+        if not found:
+            continue
+        percent = key.endswith(("accuracy", "nc4"))
+        low, high = min(found, key=lambda pair: pair[0]), max(found, key=lambda pair: pair[0])
+        shown = [_percent(value) if percent else _short(value) for value in (low[0], high[0])]
+        text = f"{NAMES[key]}: lowest in {label(low[1], runs)}, highest in {label(high[1], runs)}."
+        groups = _without_seed([run for _, run in found])
+        if any(len(group) > 1 for group in groups.values()):
+            text += f" Mean ± std over seeds: {'; '.join(_over_seeds(name, g, key, percent) for name, g in groups.items())}."
+        findings.append(Finding(" to ".join(shown) if low[0] != high[0] else shown[0], text))
+    return findings
+
+
+def label(run: Run, runs: list[Run]) -> str:
+    """A run's name with the overrides that tell it from the others."""
+    text = _setting(run, varying(runs))
+    return f"{run.name} ({text})" if text else run.name
+
+
+def _setting(run: Run, names: list[str]) -> str:
+    """The overrides of those names, each by the last part of its name where no other ends alike."""
+    last = [name.rsplit(".", 1)[-1] for name in names]
+    shown = [end if last.count(end) == 1 else name for name, end in zip(names, last, strict=True)]
+    return ", ".join(f"{text}={run.overrides[name]}" for name, text in zip(names, shown, strict=True) if name in run.overrides)
+
+
+def _without_seed(runs: list[Run]) -> dict[str, list[Run]]:
+    names = [name for name in varying(runs) if name != "seed"]
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(_setting(run, names) or "all", []).append(run)
+    return groups
+
+
+def _over_seeds(name: str, runs: list[Run], key: str, percent: bool) -> str:
+    values = np.array([run.final[key] for run in runs])
+    spread = values.std(ddof=1) if len(values) > 1 else math.nan
+    if percent:
+        return f"{name} {100 * values.mean():.1f} ± {100 * spread:.1f} %"
+    return f"{name} {_short(values.mean())} ± {_short(spread)}"
+
+
+def _accuracy(run: Run) -> Iterator[Finding]:
+    train, val = _last(run, "accuracy"), _last(run, "accuracy", "val")
+    if train is None:
+        return
+    text = "of the training set is classified rightly"
+    if val is not None:
+        text += f", and {_percent(val)} of the validation set"
+    epochs, tpt = run.curves.get("nc/train/tpt", (np.array([]), np.array([])))
+    if len(tpt) and tpt.any():
+        text += f". The training error was first 0 after epoch {epochs[tpt.argmax()]} (terminal phase of training)"
+    elif len(tpt):
+        text += ". The terminal phase of training (no training error) was not reached"
+    yield Finding(_percent(train), text + ".")
+
+
+def _collapse(run: Run) -> Iterator[Finding]:
+    if (nc1 := _last(run, "nc1")) is not None:
+        text = "is the variability within classes (NC1; 0 at collapse)"
+        _, values = run.curves.get("nc/train/nc1", ((), np.array([])))
+        if len(values) > 1 and 0 < nc1 and np.isfinite(values[0]):
+            text += f"; it was {_short(values[0])} at the first look, {_times(values[0] / nc1)}"
+        yield Finding(_short(nc1), text + ".")
+    if (etf := _last(run, "nc2_etf")) is not None:
+        text = "is the distance of the class means to a simplex ETF (NC2; 0 at collapse)"
+        norms, weights = _last(run, "nc2_equinorm"), _last(run, "nc2_etf_weights")
+        if norms is not None:
+            text += f"; their norms vary by {_percent(norms)}"
+        if weights is not None:
+            text += f"; the weights are at {_short(weights)}"
+        yield Finding(_short(etf), text + ".")
+    if (nc3 := _last(run, "nc3")) is not None:
+        yield Finding(_short(nc3), "is the squared distance of weights and class means, both scaled to norm 1 (NC3).")
+    if (nc4 := _last(run, "nc4")) is not None:
+        ncc = _last(run, "ncc_accuracy")
+        text = "of the training set is where classifier and nearest class mean disagree (NC4)"
+        if ncc is not None:
+            text += f"; the nearest class mean classifies {_percent(ncc)} rightly"
+        yield Finding(_percent(nc4), text + ".")
+
+
+def _alignment(run: Run) -> Iterator[Finding]:
+    if (cosine := _last(run, "wm_cosine")) is not None:
+        text = "is the W–M̄ cosine, the mean over classes"
+        if (least := _last(run, "wm_cosine_min")) is not None:
+            text += f" (least {_short(least)})"
+        if (accuracy := _last(run, "accuracy_centred_means")) is not None:
+            text += f"; centred means classify {_percent(accuracy)} of the training set"
+        yield Finding(_short(cosine), text + ".")
+    mu, sigma = _last(run, "mu_ratio"), _last(run, "sigma_ratio")
+    if mu is not None and sigma is not None:
+        yield Finding(
+            _short(mu),
+            f"is μ₂/μ₁ and {_short(sigma)} is σ²₂/σ²₁: near-optimal representations have 0 for both.",
+        )
+
+
+def _interpolation(run: Run) -> Iterator[Finding]:
+    ratio, epsilon = _last(run, "sqi_ratio"), _last(run, "sqi_epsilon")
+    if ratio is None or epsilon is None:
+        return
+    gap = run.curves.get("nc/train/sqi_gap", ((), np.array([math.inf])))[1]
+    if np.nanmax(np.abs(gap)) < 1e-6:
+        text = "is SQI's ratio ε / ((k−1) ε̃): by construction, for softmax outputs add up to 1"
+    else:
+        text = f"is SQI's ratio ε / ((k−1) ε̃) (1 where the condition holds on average), with ε = {_short(epsilon)}"
+    spread, off = _last(run, "sqi_epsilon_rel_std"), _last(run, "sqi_epsilon_off_rel_std")
+    if spread is not None and off is not None:
+        text += f"; the spreads are {_short(abs(spread))} and {_short(abs(off))} times the means (0 in the strict form)"
+    yield Finding(_short(ratio), text + ".")
+
+
+def _spectrum(run: Run) -> Iterator[Finding]:
+    if (rank := _last(run, "spectrum_effective_rank")) is not None:
+        text = "directions is the features' effective rank"
+        looks = run.looks.get("nc/train/explained_variance")
+        if looks is not None and looks.values.shape[1] < 1000:
+            text += f", of {looks.values.shape[1]}"
+        if (share := _last(run, "spectrum_share")) is not None:
+            text += f"; the first k−1 explain {_percent(share)} of the variance"
+        yield Finding(_short(rank), text + ".")
+
+
+def _last(run: Run, name: str, split: str = "train") -> float | None:
+    value = run.final.get(f"nc/{split}/{name}")
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _percent(value: float) -> str:
+    """Three digits, and 100 % only where it is all.
+
+    Example:
+        >>> _percent(0.99996), _percent(1.0), _percent(0.0214)
+        ('>99.9 %', '100 %', '2.1 %')
+    """
+    if 0.9995 <= value < 1:
+        return ">99.9 %"
+    if 0 < value < 0.0005:
+        return "<0.1 %"
+    return f"{100 * value:.1f} %" if value not in (0, 1) else f"{100 * value:.0f} %"
+
+
+def _short(value: float) -> str:
+    """Three digits.
+
+    Example:
+        >>> _short(0.9071876), _short(0.00012029), _short(1634.2)
+        ('0.907', '0.00012', '1.63e+03')
+    """
+    return f"{value:.3g}"
+
+
+def _times(ratio: float) -> str:
+    return f"{_short(ratio)} times as much" if ratio >= 1 else f"{_short(1 / ratio)} times less"

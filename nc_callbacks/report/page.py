@@ -1,0 +1,162 @@
+"""The page's text in HTML: every string that comes from a run is escaped here."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+from collections.abc import Iterable
+from html import escape
+from importlib.resources import files
+from string import Template
+from typing import Any
+
+from nc_callbacks.report.findings import Finding, of_run, of_sweep
+from nc_callbacks.report.read import Run, varying
+
+SCRIPTS = ("data.js", "charts.js", "curves.js", "runs.js", "looks.js", "main.js")
+
+COLUMNS = {
+    "nc/train/accuracy": "accuracy, train",
+    "nc/val/accuracy": "accuracy, val",
+    "nc/train/nc1": "nc1",
+    "nc/train/nc2_etf": "nc2_etf",
+    "nc/train/nc3": "nc3",
+    "nc/train/nc4": "nc4",
+    "nc/train/wm_cosine": "wm_cosine",
+    "nc/train/accuracy_centred_means": "accuracy, centred means",
+    "nc/train/sqi_ratio": "sqi_ratio",
+    "nc/train/spectrum_effective_rank": "effective rank",
+}
+"""Final values in the table of runs."""
+
+
+def page(runs: list[Run], sweep: bool, content: dict[str, Any], plotly: str) -> str:
+    """The whole page.
+
+    Args:
+        runs: The runs, in order.
+        sweep: Whether they are the runs of a sweep.
+        content: What the scripts read (see `nc_callbacks.report.payload.payload`).
+        plotly: plotly.js.
+
+    Returns:
+        HTML that loads nothing from anywhere. Its content security policy admits its own scripts, by their hashes,
+        and no request.
+    """
+    assets = files("nc_callbacks.report") / "assets"
+    scripts = [plotly, *((assets / name).read_text(encoding="utf-8") for name in SCRIPTS)]
+    found = of_sweep(runs) if sweep else of_run(runs[0])
+    return Template((assets / "page.html").read_text(encoding="utf-8")).substitute(
+        policy=f"default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:; script-src {_hashes(scripts)}",
+        title=escape(_title(runs, sweep)),
+        style=(assets / "style.css").read_text(encoding="utf-8"),
+        kind="sweep" if sweep else "run",
+        eyebrow="Sweep" if sweep else "Run",
+        facts=_facts(runs, sweep),
+        findings=_findings(found),
+        runs=_table(runs) if sweep else "",
+        configuration="".join(_configuration(run, is_open=not sweep) for run in runs),
+        payload=embedded(content),
+        scripts="\n".join(f"<script>{script}</script>" for script in scripts),
+    )
+
+
+def embedded(content: Any) -> str:
+    """JSON that can stand in a script element: no character of it can end the element.
+
+    Example:
+        >>> embedded({"name": "</script><b>"})
+        '{"name":"\\\\u003c/script\\\\u003e\\\\u003cb\\\\u003e"}'
+    """
+    text = json.dumps(content, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _hashes(scripts: Iterable[str]) -> str:
+    digests = (hashlib.sha256(script.encode()).digest() for script in scripts)
+    return " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
+
+
+def _title(runs: list[Run], sweep: bool) -> str:
+    if sweep:
+        names = " × ".join(name.rsplit(".", 1)[-1] for name in varying(runs))
+        return f"{len(runs)} runs" + (f" over {names}" if names else "")
+    data, model = (runs[0].config.get(group) or {} for group in ("data", "model"))
+    parts = [data.get("name"), str(model.get("_target_", "")).rsplit(".", 1)[-1], model.get("activation")]
+    return " · ".join(str(part) for part in parts if part) or runs[0].name
+
+
+def _facts(runs: list[Run], sweep: bool) -> str:
+    seconds = [run.seconds for run in runs if run.seconds is not None]
+    epochs = sorted({run.epochs for run in runs if run.epochs is not None})
+    first = runs[0]
+    facts: dict[str, Any] = {"Folder": first.folder.parent.name if sweep else first.folder.name}
+    if epochs:
+        facts["Epochs"] = str(epochs[0]) if len(epochs) == 1 else f"{epochs[0]} to {epochs[-1]}"
+    if seconds:
+        facts["Time"] = duration(sum(seconds)) + (" in all" if sweep else "")
+    for name in ("loss", "optimizer"):
+        targets = dict.fromkeys(str((run.config.get(name) or {}).get("_target_", "")).rsplit(".", 1)[-1] for run in runs)
+        facts[name.capitalize()] = ", ".join(target for target in targets if target)
+    if not sweep:
+        facts["Status"] = first.status if first.status != "finished" else ""
+        facts["Overrides"] = " ".join(f"{name}={value}" for name, value in first.overrides.items())
+    versions = dict.fromkeys(item for run in runs for item in run.versions.items())
+    facts["Versions"] = ", ".join(f"{name} {text}" for name, text in versions)
+    pairs = (f"<div><dt>{escape(name)}</dt><dd>{escape(str(text))}</dd></div>" for name, text in facts.items() if text)
+    return "".join(pairs)
+
+
+def duration(seconds: float) -> str:
+    """Example:
+    >>> duration(14.01), duration(754), duration(7510)
+    ('14 s', '12 min 34 s', '2 h 5 min')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def _findings(found: list[Finding]) -> str:
+    if not found:
+        return "<p>No values of the callbacks were found in this folder.</p>"
+    lines = (f"<li><b>{escape(finding.number)}</b> <span>{escape(finding.text)}</span></li>" for finding in found)
+    return f"<ul class='findings'>{''.join(lines)}</ul>"
+
+
+def _table(runs: list[Run]) -> str:
+    parameters = varying(runs)
+    shown = {key: title for key, title in COLUMNS.items() if any(key in run.final for run in runs)}
+    titles = ["run", *parameters, *shown.values(), "seconds", "outcome"]
+    head = "".join(f"<th aria-sort='none' scope='col'><button>{escape(title)}</button></th>" for title in titles)
+    rows = []
+    for index, run in enumerate(runs):
+        cells = [f"<th scope='row'><button class='name' data-run='{index}' aria-pressed='true'>{escape(run.name)}</button></th>"]
+        cells += [_cell(run.overrides.get(name, "")) for name in parameters]
+        cells += [_number(run.final.get(key)) for key in shown]
+        cells += [_number(run.seconds), _cell(f"{run.status}: {run.error}" if run.error else run.status)]
+        rows.append(f"<tr class='{escape(run.status)}'>{''.join(cells)}</tr>")
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def _cell(text: str) -> str:
+    return f"<td>{escape(text)}</td>"
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "<td></td>"
+    if not math.isfinite(value):
+        return "<td class='number'>not finite</td>"
+    return f"<td class='number' data-value='{value!r}'>{value:.4g}</td>"
+
+
+def _configuration(run: Run, is_open: bool) -> str:
+    text = run.config_text or "No .hydra/config.yaml in this folder."
+    state = " open" if is_open else ""
+    return f"<details{state}><summary>{escape(run.name)}</summary><pre>{escape(text)}</pre></details>"

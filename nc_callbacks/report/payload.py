@@ -1,0 +1,137 @@
+"""What the page's scripts read: the runs' arrays, compact and bounded, as JSON."""
+
+from __future__ import annotations
+
+import base64
+import math
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from nc_callbacks.report.catalogue import SECTIONS, Panel, Section, parse
+from nc_callbacks.report.findings import label
+from nc_callbacks.report.read import Looks, Run, varying
+
+MAX_CURVE_VALUES = 2_000_000
+"""Values of all curves of a page; beyond, each curve is thinned alike."""
+
+MAX_MATRIX_VALUES = 4_000_000
+"""Entries of all matrices of a page; beyond, looks are left out evenly."""
+
+SCALE = 32_767
+"""Matrices are stored as 16-bit integers, in units of their largest absolute entry divided by this; NaN is −32,768."""
+
+
+def payload(runs: list[Run], sweep: bool) -> dict[str, Any]:
+    """All that the scripts read.
+
+    Args:
+        runs: The runs, in order.
+        sweep: Whether they are the runs of a sweep.
+
+    Returns:
+        What JSON can hold: runs with their curves and looks, and the sections with their panels.
+    """
+    keep_curve = _kept([len(epochs) for run in runs for epochs, _ in run.curves.values()], MAX_CURVE_VALUES)
+    matrices = [looks.values for run in runs for looks in run.looks.values() if looks.values.ndim == 3]
+    keep_looks = _kept([len(m) for m in matrices], MAX_MATRIX_VALUES, [m[0].size for m in matrices])
+    return {
+        "sweep": sweep,
+        "parameters": varying(runs),
+        "sections": [_section(section, runs) for section in SECTIONS] + _further(runs),
+        "runs": [
+            {
+                "name": run.name,
+                "label": label(run, runs),
+                "parameters": {name: run.overrides.get(name, "") for name in varying(runs)},
+                "final": {key: value if math.isfinite(value) else None for key, value in run.final.items()},
+                "curves": [_curve(key, *curve, keep_curve) for key, curve in run.curves.items()],
+                "looks": [_looks(key, looks, keep_looks) for key, looks in run.looks.items() if len(looks.epochs)],
+            }
+            for run in runs
+        ],
+    }
+
+
+def thinned(length: int, keep: int) -> Int[np.ndarray, " rows"]:
+    """Rows of at most `keep` looks out of `length`, evenly spaced, with the first and the last.
+
+    Example:
+        >>> thinned(10, 4).tolist(), thinned(3, 4).tolist()
+        ([0, 3, 6, 9], [0, 1, 2])
+    """
+    return np.linspace(length - 1, 0, min(keep, length)).round().astype(int)[::-1]
+
+
+def encoded(array: np.ndarray, kind: str) -> str:
+    """An array's bytes, little-endian, in base64.
+
+    Example:
+        >>> encoded(np.array([1.0]), "<f4")
+        'AACAPw=='
+    """
+    return base64.b64encode(np.ascontiguousarray(array, dtype=kind).tobytes()).decode()
+
+
+def _kept(lengths: list[int], budget: int, sizes: list[int] | None = None) -> int:
+    """How many looks of each curve can stay, given the entries of one look."""
+    total = sum(length * size for length, size in zip(lengths, sizes or [1] * len(lengths), strict=True))
+    longest = max(lengths, default=0)
+    return longest if total <= budget else max(1, longest * budget // total)
+
+
+def _curve(key: str, epochs: np.ndarray, values: np.ndarray, keep: int) -> dict[str, Any]:
+    rows = thinned(len(epochs), keep)
+    return _place(key) | {"epochs": encoded(epochs[rows], "<i4"), "values": encoded(values[rows], "<f4")}
+
+
+def _looks(key: str, looks: Looks, keep: int) -> dict[str, Any]:
+    epochs, values = looks.epochs, looks.values
+    kept = _place(key) | {"shape": list(values.shape[1:]), "step": looks.step}
+    if values.ndim == 2 or key.endswith("sqi_samples"):
+        return kept | {"epochs": epochs.tolist(), "scale": None, "values": encoded(values, "<f4")}
+    rows = thinned(len(epochs), keep)
+    scale = float(np.nanmax(np.abs(values), initial=0)) or 1.0
+    integers = encoded(_quantised(values[rows], scale), "<i2")
+    return kept | {"epochs": epochs[rows].tolist(), "scale": scale / SCALE, "values": integers}
+
+
+def _place(key: str) -> dict[str, Any]:
+    """What the log key says; `own` is what no callback logged, `place` how the layer is called."""
+    place = parse(key)
+    where = place.layer or "classifier's input"
+    prefix = f"{place.prefix}: " if place.prefix not in ("", "nc") else ""
+    return {"name": place.name, "split": place.split, "place": prefix + where, "own": not place.prefix}
+
+
+def _quantised(values: Float[np.ndarray, "..."], scale: float) -> np.ndarray:
+    return np.where(np.isfinite(values), np.round(np.nan_to_num(values) / scale * SCALE), -SCALE - 1)
+
+
+def _section(section: Section, runs: list[Run]) -> dict[str, Any]:
+    found = {parse(key).name for run in runs for key in run.curves}
+    return {
+        "title": section.title,
+        "text": section.text,
+        "panels": [_panel(panel, found) for panel in section.panels if found & {m.name for m in panel.metrics}],
+    }
+
+
+def _panel(panel: Panel, found: set[str]) -> dict[str, Any]:
+    metrics = [{"name": metric.name, "label": metric.label} for metric in panel.metrics if metric.name in found]
+    return {"title": panel.title, "unit": panel.unit, "log": panel.log, "metrics": metrics}
+
+
+def _further(runs: list[Run]) -> list[dict[str, Any]]:
+    """A section for what the training module itself logged."""
+    known = {metric.name for section in SECTIONS for metric in section.metrics}
+    places = {parse(key) for run in runs for key in run.curves}
+    # The module's own accuracy, without prefix, is another than the callbacks': gathered while the weights move.
+    names = {place.name for place in places if not place.prefix or place.name not in known}
+    panels = [
+        {"title": name, "unit": "", "log": "loss" in name, "metrics": [{"name": name, "label": name}]}
+        for name in sorted(names)
+    ]
+    text = "What the module itself logged while it trained."
+    return [{"title": "Training", "text": text, "own": True, "panels": panels}] if panels else []
