@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nc_callbacks.report.page import page
+from nc_callbacks.report.page import PAGE, page
 from nc_callbacks.report.payload import payload
 from nc_callbacks.report.read import read
 
 __all__ = ["PAGE", "write_report"]
-
-PAGE = "report.html"
-"""What the page is called in its folder."""
 
 
 def write_report(folder: str | Path) -> Path:

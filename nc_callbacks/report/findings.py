@@ -64,10 +64,19 @@ def label(run: Run, runs: list[Run]) -> str:
 
 
 def _setting(run: Run, names: list[str]) -> str:
-    """The overrides of those names, each by the last part of its name where no other ends alike."""
+    pairs = zip(names, last_parts(names), strict=True)
+    return ", ".join(f"{text}={run.overrides[name]}" for name, text in pairs if name in run.overrides)
+
+
+def last_parts(names: list[str]) -> list[str]:
+    """The last part of each dotted name, or the whole where another ends alike.
+
+    Example:
+        >>> last_parts(["model.activation", "data.name", "model.name"])
+        ['activation', 'data.name', 'model.name']
+    """
     last = [name.rsplit(".", 1)[-1] for name in names]
-    shown = [end if last.count(end) == 1 else name for name, end in zip(names, last, strict=True)]
-    return ", ".join(f"{text}={run.overrides[name]}" for name, text in zip(names, shown, strict=True) if name in run.overrides)
+    return [end if last.count(end) == 1 else name for name, end in zip(names, last, strict=True)]
 
 
 def _without_seed(runs: list[Run]) -> dict[str, list[Run]]:

@@ -11,9 +11,13 @@ from html import escape
 from importlib.resources import files
 from string import Template
 from typing import Any
+from urllib.parse import quote
 
-from nc_callbacks.report.findings import Finding, of_run, of_sweep
+from nc_callbacks.report.findings import Finding, label, last_parts, of_run, of_sweep
 from nc_callbacks.report.read import Run, varying
+
+PAGE = "report.html"
+"""What the page is called in its folder."""
 
 SCRIPTS = ("data.js", "charts.js", "curves.js", "runs.js", "looks.js", "main.js")
 
@@ -46,10 +50,10 @@ def page(runs: list[Run], sweep: bool, content: dict[str, Any], plotly: str) -> 
         and no request.
     """
     assets = files("nc_callbacks.report") / "assets"
-    scripts = [plotly, *((assets / name).read_text(encoding="utf-8") for name in SCRIPTS)]
+    scripts = [(assets / name).read_text(encoding="utf-8") for name in SCRIPTS]
     found = of_sweep(runs) if sweep else of_run(runs[0])
     return Template((assets / "page.html").read_text(encoding="utf-8")).substitute(
-        policy=f"default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:; script-src {_hashes(scripts)}",
+        policy=f"default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:; script-src {_hashes([plotly, *scripts])}",
         title=escape(_title(runs, sweep)),
         style=(assets / "style.css").read_text(encoding="utf-8"),
         kind="sweep" if sweep else "run",
@@ -57,8 +61,10 @@ def page(runs: list[Run], sweep: bool, content: dict[str, Any], plotly: str) -> 
         facts=_facts(runs, sweep),
         findings=_findings(found),
         runs=_table(runs) if sweep else "",
+        errors=_errors(runs),
         configuration="".join(_configuration(run, is_open=not sweep) for run in runs),
         payload=embedded(content),
+        plotly=plotly,
         scripts="\n".join(f"<script>{script}</script>" for script in scripts),
     )
 
@@ -81,7 +87,7 @@ def _hashes(scripts: Iterable[str]) -> str:
 
 def _title(runs: list[Run], sweep: bool) -> str:
     if sweep:
-        names = " × ".join(name.rsplit(".", 1)[-1] for name in varying(runs))
+        names = " × ".join(last_parts(varying(runs)))
         return f"{len(runs)} runs" + (f" over {names}" if names else "")
     data, model = (runs[0].config.get(group) or {} for group in ("data", "model"))
     parts = [data.get("name"), str(model.get("_target_", "")).rsplit(".", 1)[-1], model.get("activation")]
@@ -132,16 +138,31 @@ def _findings(found: list[Finding]) -> str:
 def _table(runs: list[Run]) -> str:
     parameters = varying(runs)
     shown = {key: title for key, title in COLUMNS.items() if any(key in run.final for run in runs)}
-    titles = ["run", *parameters, *shown.values(), "seconds", "outcome"]
-    head = "".join(f"<th aria-sort='none' scope='col'><button>{escape(title)}</button></th>" for title in titles)
+    words, numbers = ["run", "outcome", *last_parts(parameters)], [*shown.values(), "seconds"]
+    head = [f"<th aria-sort='none' scope='col'><button>{escape(title)}</button></th>" for title in words]
+    head += [f"<th aria-sort='none' scope='col' class='number'><button>{escape(t)}</button></th>" for t in numbers]
     rows = []
     for index, run in enumerate(runs):
-        cells = [f"<th scope='row'><button class='name' data-run='{index}' aria-pressed='true'>{escape(run.name)}</button></th>"]
+        cells = [f"<th scope='row'>{_name(run, index)}</th>", _cell(run.status)]
         cells += [_cell(run.overrides.get(name, "")) for name in parameters]
-        cells += [_number(run.final.get(key)) for key in shown]
-        cells += [_number(run.seconds), _cell(f"{run.status}: {run.error}" if run.error else run.status)]
+        cells += [_number(run.final.get(key)) for key in shown] + [_number(run.seconds)]
         rows.append(f"<tr class='{escape(run.status)}'>{''.join(cells)}</tr>")
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    return f"<table><thead><tr>{''.join(head)}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def _name(run: Run, index: int) -> str:
+    """A run's name: a button where there is something to show and hide, and a link where the run has a page."""
+    name = escape(run.name)
+    if run.final:
+        name = f"<button class='name' data-run='{index}' aria-pressed='true'>{name}</button>"
+    if (run.folder / PAGE).is_file():
+        name += f" <a href='{escape(quote(run.name))}/{PAGE}'>page</a>"
+    return name
+
+
+def _errors(runs: list[Run]) -> str:
+    lines = (f"<li><b>{escape(label(run, runs))}</b> {escape(run.error)}</li>" for run in runs if run.error)
+    return f"<ul class='errors'>{''.join(lines)}</ul>"
 
 
 def _cell(text: str) -> str:

@@ -46,7 +46,7 @@ def payload(runs: list[Run], sweep: bool) -> dict[str, Any]:
                 "label": label(run, runs),
                 "parameters": {name: run.overrides.get(name, "") for name in varying(runs)},
                 "final": {key: value if math.isfinite(value) else None for key, value in run.final.items()},
-                "curves": [_curve(key, *curve, keep_curve) for key, curve in run.curves.items()],
+                **_curves(run, keep_curve),
                 "looks": [_looks(key, looks, keep_looks) for key, looks in run.looks.items() if len(looks.epochs)],
             }
             for run in runs
@@ -81,9 +81,15 @@ def _kept(lengths: list[int], budget: int, sizes: list[int] | None = None) -> in
     return longest if total <= budget else max(1, longest * budget // total)
 
 
-def _curve(key: str, epochs: np.ndarray, values: np.ndarray, keep: int) -> dict[str, Any]:
-    rows = thinned(len(epochs), keep)
-    return _place(key) | {"epochs": encoded(epochs[rows], "<i4"), "values": encoded(values[rows], "<f4")}
+def _curves(run: Run, keep: int) -> dict[str, Any]:
+    """Curves by log key; most have the same epochs, which are written once."""
+    epochs: dict[str, int] = {}
+    curves = []
+    for key, (at, values) in run.curves.items():
+        rows = thinned(len(at), keep)
+        place = epochs.setdefault(encoded(at[rows], "<i4"), len(epochs))
+        curves.append(_place(key) | {"epochs": place, "values": encoded(values[rows], "<f4")})
+    return {"epochs": list(epochs), "curves": curves}
 
 
 def _looks(key: str, looks: Looks, keep: int) -> dict[str, Any]:

@@ -39,26 +39,43 @@ function axis(title, more = {}) {
     gridcolor: theme("rule"),
     linecolor: theme("rule"),
     tickfont: { size: 11, color: theme("muted") },
+    exponentformat: "power",
     zeroline: false,
-    automargin: true,
     ...more,
   };
 }
 
-/** Ticks at decades with the numbers one reads, on a logarithmic axis. */
-function logAxis(title, more = {}) {
-  return axis(title, { type: "log", exponentformat: "power", dtick: undefined, nticks: 6, ...more });
+/** A logarithmic axis with ticks at 1, 2 and 5, or at decades where there are many. */
+function logAxis(title, values) {
+  const logs = values.filter((value) => value > 0).map(Math.log10);
+  const decades = logs.reduce((a, b) => Math.max(a, b), -Infinity) - logs.reduce((a, b) => Math.min(a, b), Infinity);
+  if (decades > 3) return axis(title, { type: "log", dtick: Math.ceil(decades / 7) });
+  return axis(title, { type: "log", tickformat: "~g", ...(decades > 0.8 && { dtick: "D2" }) });
 }
 
-function epochAxis(more = {}) {
-  return state.logEpochs ? logAxis("epoch", { exponentformat: "none", ...more }) : axis("epoch", more);
+function epochAxis(epochs) {
+  return state.logEpochs ? logAxis("epoch", epochs) : axis("epoch");
 }
 
 const charts = [];
+const waiting = new Set();
 const inView = new IntersectionObserver(
-  (entries) => entries.forEach((entry) => (entry.target.chart.visible = entry.isIntersecting) && entry.target.chart.update()),
+  (seen) => {
+    for (const { target, isIntersecting } of seen) {
+      target.chart.visible = isIntersecting;
+      target.chart.await();
+    }
+  },
   { rootMargin: "200px" },
 );
+
+/** Draw the charts that wait, one at a time, so that the page answers in between. */
+function drawNext() {
+  const [chart] = waiting;
+  waiting.delete(chart);
+  chart.draw();
+  if (waiting.size) setTimeout(drawNext);
+}
 
 /** A figure that is drawn when it comes into view, and again when something it shows has changed. */
 class Chart {
@@ -81,14 +98,19 @@ class Chart {
     inView.observe(this.figure);
   }
 
-  /** Draw again: now if in view, else when it comes into view. */
+  /** Draw again: soon if in view, else when it comes into view. */
   refresh() {
     this.stale = true;
-    if (this.visible) this.update();
+    this.await();
   }
 
-  update() {
-    if (!this.stale) return;
+  await() {
+    if (!this.visible || !this.stale || !window.Plotly) return;
+    if (!waiting.size) setTimeout(drawNext);
+    waiting.add(this);
+  }
+
+  draw() {
     this.stale = false;
     const content = this.content();
     this.figure.hidden = !content;
@@ -103,7 +125,7 @@ class Chart {
       traces,
       {
         height: 270,
-        margin: { l: 46, r: 10, t: 10, b: 40 },
+        margin: { l: 58, r: 10, t: 10, b: 42 },
         paper_bgcolor: "rgba(0,0,0,0)",
         plot_bgcolor: "rgba(0,0,0,0)",
         font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: theme("ink") },
@@ -176,13 +198,13 @@ function choice(parent, id, text, options, chosen, onChange) {
 }
 
 /** A row of buttons, several of which may be on. */
-function several(parent, text, options, chosen, onChange) {
-  if (options.length < 2) return;
+function several(parent, text, options, chosen, mark, onChange) {
   const group = element("div", { class: "group", role: "group", "aria-label": text });
   group.append(element("span", { class: "caption" }, text));
   for (const option of options) {
     toggle(group, {
       text: option,
+      mark: mark?.(option),
       pressed: chosen.has(option),
       onToggle(button) {
         const on = !chosen.delete(option);

@@ -13,13 +13,26 @@ function shownRuns() {
 }
 
 function curvesOf(run, name, own) {
-  return run.curves.filter(
-    (curve) =>
-      curve.name === name &&
-      Boolean(own) === curve.own &&
-      (!curve.split || state.splits.has(curve.split)) &&
-      (own || state.places.has(curve.place)),
-  );
+  return run.curves
+    .filter((curve) => curve.name === name && Boolean(own) === curve.own)
+    .filter((curve) => (!curve.split || state.splits.has(curve.split)) && (own || state.places.has(curve.place)))
+    .sort(inOrder);
+}
+
+function splitDash(split) {
+  return DASHES[Math.max(SPLITS.indexOf(split), 0)];
+}
+
+/** Curves by layer, the classifier's input first, then by split. */
+function inOrder(a, b) {
+  return PLACES.indexOf(a.place) - PLACES.indexOf(b.place) || SPLITS.indexOf(a.split) - SPLITS.indexOf(b.split);
+}
+
+/** What the colours of a panel mean; the dashes stand beside the choice of splits. */
+function colourLegend(lines) {
+  const keys = distinct(lines, "key").filter(Boolean);
+  if (keys.length < 2) return [];
+  return keys.map((key) => ({ mark: swatch(lines.find((l) => l.key === key).index, "solid"), text: key }));
 }
 
 /** Lines of a panel: of one run, a colour a metric and layer, a dash a split. */
@@ -27,35 +40,36 @@ function linesOfRun(panel, own) {
   return panel.metrics.flatMap((metric, m) =>
     curvesOf(RUNS[0], metric.name, own).map((curve) => {
       const index = own ? m : m + panel.metrics.length * PLACES.indexOf(curve.place);
-      const dash = DASHES[Math.max(SPLITS.indexOf(curve.split), 0)];
       const place = PLACES.length > 1 && !own ? curve.place : "";
-      const metricText = panel.metrics.length > 1 ? metric.label : "";
-      const name = [metricText, curve.split, place].filter(Boolean).join(", ") || metric.label;
-      return { name, index, dash, points: points(curve) };
+      const key = [panel.metrics.length > 1 && metric.label, place].filter(Boolean).join(", ");
+      const name = [key, curve.split].filter(Boolean).join(", ") || metric.label;
+      return { name, key, index, dash: splitDash(curve.split), points: points(RUNS[0], curve) };
     }),
   );
 }
 
-/** Lines of a metric: a line a run (and a layer, where several are chosen). */
+/** Lines of a metric, a run each. */
 function linesOfSweep(metric, own) {
-  return shownRuns().flatMap((run) =>
-    curvesOf(run, metric.name, own).map((curve) => {
-      const place = state.places.size > 1 && !own ? `, ${curve.place}` : "";
-      return { name: run.label + place, index: runStyle(run), dash: style(runStyle(run)).dash, points: points(curve) };
-    }),
-  );
+  return shownRuns().flatMap((run) => {
+    const index = runStyle(run);
+    const { dash } = style(index);
+    return curvesOf(run, metric.name, own).map((curve) => ({ name: run.label, index, dash, points: points(run, curve) }));
+  });
 }
 
 /** What a chart of lines draws, with its note on values that a logarithmic axis cannot show. */
-function lineChart(lines, unit, log, legend) {
+function lineChart(lines, unit, log) {
   const positive = (value) => value > 0;
   const onLog = state.log && log && lines.some(({ points: { y } }) => y.some(positive));
   const lost = onLog ? lines.reduce((sum, { points: { y } }) => sum + y.filter((value) => !positive(value)).length, 0) : 0;
   const last = lines.filter(({ points: { y } }) => y.length).map(({ name, points: { y } }) => `${name}: ${short(y.at(-1))}`);
   return {
     traces: lines.map(({ name, index, dash, points: found }) => line(found, name, index, { dash })),
-    layout: { xaxis: epochAxis(), yaxis: onLog ? logAxis(unit) : axis(unit) },
-    legend: legend ? lines.map(({ name, index, dash }) => ({ mark: swatch(index, dash), text: name })) : [],
+    layout: {
+      xaxis: epochAxis(lines.flatMap(({ points: { x } }) => x)),
+      yaxis: onLog ? logAxis(unit, lines.flatMap(({ points: { y } }) => y)) : axis(unit),
+    },
+    legend: colourLegend(lines),
     note: lost ? `${lost} values at or below 0 have no place on a logarithmic axis.` : "",
     summary: last.length > 8 ? `${last.length} lines.` : `Last values: ${last.join("; ")}.`,
   };
@@ -63,17 +77,29 @@ function lineChart(lines, unit, log, legend) {
 
 function addCurveSection(parent, section) {
   const grid = element("div", { class: "grid" });
-  parent.append(element("h3", {}, section.title), element("p", { class: "about" }, section.text), grid);
+  const about = element("div", {}, element("h3", {}, section.title), element("p", { class: "about" }, section.text));
+  parent.append(element("div", { class: "chapter" }, about, grid));
   for (const panel of section.panels) {
     if (!CONTENT.sweep) {
-      new Chart(grid, panel.title, () => lineChart(linesOfRun(panel, section.own), panel.unit, panel.log, true));
+      new Chart(grid, panel.title, () => lineChart(linesOfRun(panel, section.own), panel.unit, panel.log));
       continue;
     }
     for (const metric of panel.metrics) {
       const title = panel.metrics.length > 1 ? `${panel.title}: ${metric.label}` : panel.title;
-      new Chart(grid, title, () => lineChart(linesOfSweep(metric, section.own), panel.unit, panel.log, false));
+      new Chart(grid, title, () => lineChart(linesOfSweep(metric, section.own), panel.unit, panel.log));
     }
   }
+}
+
+/** A choice of splits or layers: of one run several at a time, of a sweep one. */
+function pick(controls, text, options, chosen, mark) {
+  if (options.length < 2) return;
+  if (!CONTENT.sweep) return several(controls, text, options, chosen, mark, refreshAll);
+  choice(controls, text.toLowerCase(), text, options.map((option) => [option, option]), options[0], (option) => {
+    chosen.clear();
+    chosen.add(option);
+    refreshAll();
+  });
 }
 
 function addCurves() {
@@ -88,8 +114,8 @@ function addCurves() {
     state.logEpochs = on;
     refreshAll();
   });
-  several(controls, "Split", SPLITS, state.splits, refreshAll);
-  several(controls, "Layer", PLACES, state.places, refreshAll);
+  pick(controls, "Split", SPLITS, state.splits, (split) => swatch(NUM_COLOURS - 1, splitDash(split)));
+  pick(controls, "Layer", PLACES, state.places);
   const sections = CONTENT.sections.filter((section) => section.panels.length);
   for (const section of sections) addCurveSection(document.getElementById("curve-sections"), section);
   if (!sections.length) controls.replaceChildren("No metrics.csv was found: there are no curves.");

@@ -15,10 +15,10 @@ function unpacked(holder, field, Kind) {
   return holder[field];
 }
 
-/** Epochs and values of a curve, without those that were not finite. */
-function points(curve) {
+/** Epochs and values of a run's curve, without those that were not finite. */
+function points(run, curve) {
   if (!curve.points) {
-    const epochs = unpacked(curve, "epochs", Int32Array);
+    const epochs = unpacked(run.epochs, curve.epochs, Int32Array);
     const values = unpacked(curve, "values", Float32Array);
     const rows = Array.from(epochs.keys()).filter((row) => Number.isFinite(values[row]));
     curve.points = { x: rows.map((row) => epochs[row]), y: rows.map((row) => values[row]) };
@@ -52,7 +52,9 @@ function distinct(things, field) {
 
 const allCurves = RUNS.flatMap((run) => run.curves);
 const SPLITS = ["train", "val", "test"].filter((split) => allCurves.some((curve) => curve.split === split));
-const PLACES = distinct(allCurves.filter((curve) => !curve.own), "place");
+const HEAD = "classifier's input";
+const headFirst = (a, b) => (b === HEAD) - (a === HEAD);
+const PLACES = distinct(allCurves.filter((curve) => !curve.own), "place").sort(headFirst);
 
 const state = {
   log: true,

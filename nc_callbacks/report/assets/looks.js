@@ -11,7 +11,7 @@ function looksOf(name, place = shown.place) {
 }
 
 function lookPlaces() {
-  return distinct(shown.run.looks.filter((look) => look.split === shown.split), "place");
+  return distinct(shown.run.looks.filter((look) => look.split === shown.split), "place").sort(headFirst);
 }
 
 function lookEpochs() {
@@ -53,15 +53,15 @@ function heatMap() {
         colorscale: [[0, theme("series-1")], [0.5, theme("card")], [1, theme("series-0")]],
         colorbar: { thickness: 10, len: 0.9, tickfont: { size: 10 }, outlinewidth: 0 },
         texttemplate: k <= 12 ? "%{z:.2f}" : "",
-        textfont: { size: 9, color: theme("ink") },
+        textfont: { size: 9 },
         hovertemplate: "%{customdata[0]}, %{customdata[1]}: %{z:.3f}<extra></extra>",
       },
     ],
     layout: {
       height: 380,
       hovermode: "closest",
-      xaxis: axis("class", { showgrid: false, ...(k <= 12 && { dtick: 1 }) }),
-      yaxis: axis("class", { showgrid: false, autorange: "reversed", scaleanchor: "x", ...(k <= 12 && { dtick: 1 }) }),
+      xaxis: axis("class", { showgrid: false, constrain: "domain", ...(k <= 12 && { dtick: 1 }) }),
+      yaxis: axis("class", { showgrid: false, constrain: "domain", autorange: "reversed", scaleanchor: "x", ...(k <= 12 && { dtick: 1 }) }),
     },
     note: looks.step > 1 ? `A cell is the mean over ${looks.step} × ${looks.step} classes.` : "",
     summary: `Epoch ${shown.epoch}: off the diagonal ${short(mean)} on average.`,
@@ -74,7 +74,7 @@ function cosinesOverEpochs() {
   if (!looks) return null;
   const rows = looks.epochs.map((_, row) => entries(looks, row));
   const here = { type: "line", x0: shown.epoch, x1: shown.epoch, yref: "paper", y0: 0, y1: 1, line: { color: theme("muted"), width: 1, dash: "dot" } };
-  const layout = { xaxis: epochAxis(), yaxis: axis("cosine"), hovermode: "closest", shapes: [here] };
+  const layout = { xaxis: epochAxis(looks.epochs), yaxis: axis("cosine"), hovermode: "closest", shapes: [here] };
   const k = looks.shape[0];
   const last = rows.at(-1).filter(Number.isFinite);
   const summary = `${k} classes; last look from ${short(Math.min(...last))} to ${short(Math.max(...last))}.`;
@@ -141,15 +141,22 @@ function spectrum(unit, transform, log) {
     .map((item) => ({ ...item, values: item.looks && entriesAt(item.looks, shown.epoch) }))
     .filter((item) => item.values);
   if (!lines.length) return null;
+  const drawn = lines.map(({ place, index, values }) => {
+    const y = transform(values);
+    return line({ x: y.map((_, i) => i + 1), y }, place, index, { trace: { hovertemplate: "number %{x}: %{y:.4~g}" } });
+  });
+  const all = (field) => drawn.flatMap((trace) => trace[field]);
   return {
-    traces: lines.map(({ place, index, values }) => {
-      const y = transform(values);
-      return line({ x: y.map((_, i) => i + 1), y }, place, index, { trace: { hovertemplate: "number %{x}: %{y:.4~g}" } });
-    }),
-    layout: { hovermode: "closest", xaxis: logAxis("number of the direction", { exponentformat: "none" }), yaxis: log ? logAxis(unit) : axis(unit) },
+    traces: drawn,
+    layout: { hovermode: "closest", xaxis: logAxis("direction", all("x")), yaxis: log ? logAxis(unit, all("y")) : axis(unit) },
     legend: lines.map(({ place, index }) => ({ mark: swatch(index), text: place })),
     summary: `Epoch ${shown.epoch}.`,
   };
+}
+
+/** Square roots of the shares, as far as they are more than rounding. */
+function singularValues(shares) {
+  return shares.filter((share) => share > 1e-14).map(Math.sqrt);
 }
 
 function cumulative(values) {
@@ -160,10 +167,10 @@ function cumulative(values) {
 /** The table of fixed samples (Lindegaard's Table 1), up to twelve classes wide. */
 function drawSamples() {
   const place = document.getElementById("samples");
-  const looks = shown.run.looks.find((look) => look.name === "sqi_samples");
+  const looks = looksOf("sqi_samples", HEAD);
   const values = looks && entriesAt(looks, shown.epoch);
   place.replaceChildren();
-  if (!values || looks.shape[1] > 15 || shown.split !== "train") return;
+  if (!values || looks.shape[1] > 15) return;
   const width = looks.shape[1];
   const head = ["sample", "label", "ε", ...Array.from({ length: width - 3 }, (_, c) => `ε̃, class ${c}`)];
   const table = element("table", {}, element("caption", {}, "Errors of the samples that were asked for, times 10³"));
@@ -212,7 +219,7 @@ function addSlider(parent) {
     stop();
     move(Number(slider.value));
   });
-  parent.append(element("div", { class: "group" }, play, slider, output));
+  parent.append(element("div", { class: "group player" }, play, slider, output));
   return move;
 }
 
@@ -240,7 +247,7 @@ function addLooks() {
       move(last);
     });
   }
-  const places = distinct(RUNS.flatMap((run) => run.looks), "place");
+  const places = lookPlaces();
   if (places.length > 1) {
     choice(controls, "look-layer", "Layer", places.map((place) => [place, place]), shown.place, (value) => {
       shown.place = value;
@@ -256,7 +263,7 @@ function addLooks() {
     new Chart(grid, "Class means: μ", () => byClass("squared features", [["mu1_per_class", "‖m_c‖²"], ["mu2_per_class", "m_cᵀm_c' over c'"]])),
     new Chart(grid, "Class covariances: σ²", () => byClass("squared features", [["sigma1_per_class", "σ²₁, diagonal"], ["sigma2_per_class", "σ²₂, off diagonal"]])),
     new Chart(grid, "Norms of the centred class means", () => byClass("features", [["class_mean_norms", "‖μ_c‖"]])),
-    new Chart(grid, "Singular values (squares add up to 1)", () => spectrum("dimensionless", (values) => values.map((value) => Math.sqrt(Math.max(value, 0))), true)),
+    new Chart(grid, "Singular values (squares add up to 1)", () => spectrum("dimensionless", singularValues, true)),
     new Chart(grid, "Cumulative explained variance", () => spectrum("share of variance", cumulative, false)),
   ];
   move(last);

@@ -1,5 +1,13 @@
 "use strict";
-/* Build the page; the charts draw themselves as they come into view. */
+/* Build the page; the charts draw themselves as they come into view, once plotly is there. */
+
+/** plotly takes longer than all the rest: it starts when text and controls have been painted. */
+function startPlotly() {
+  const script = element("script");
+  script.textContent = document.getElementById("plotly").textContent;
+  document.body.append(script);
+  refreshAll();
+}
 
 addCurves();
 if (CONTENT.sweep) {
@@ -8,3 +16,4 @@ if (CONTENT.sweep) {
   addAxes();
 }
 addLooks();
+requestAnimationFrame(() => setTimeout(startPlotly));

@@ -105,9 +105,14 @@ function addAxes() {
         name: escapeMarkup(run.label),
         mode: "markers",
         marker: { size: 12, color: style(runStyle(run)).color, symbol: style(runStyle(run)).symbol, opacity: 0.9 },
-        hovertemplate: `%{x:.4~g}, %{y:.4~g}<extra>${escapeMarkup(run.label).replaceAll("%{", "%&#123;")}</extra>`,
+        hovertemplate: `%{x:.4~g}, %{y:.4~g}<extra>%{fullData.name}</extra>`,
       })),
-      layout: { height: 380, hovermode: "closest", xaxis: axis(escapeMarkup(chosen.x)), yaxis: axis(escapeMarkup(chosen.y)) },
+      layout: {
+        height: 380,
+        hovermode: "closest",
+        xaxis: axis(escapeMarkup(chosen.x), { automargin: true }),
+        yaxis: axis(escapeMarkup(chosen.y), { automargin: true }),
+      },
       summary: `${chosen.y} against ${chosen.x} of ${runs.length} runs.`,
     };
   });
