@@ -37,7 +37,12 @@ def make_sweep(folder: Path, runs: int, epochs: int, classes: int) -> None:
             writer = csv.writer(file)
             writer.writerow(["epoch", "step", *keys])
             writer.writerows([[epoch, epoch, *row] for epoch, row in enumerate(values)])
-        summary = {"metrics": dict(zip(keys, values[-1], strict=True)), "epochs": epochs, "seconds": 1.0, "versions": {}}
+        summary = {
+            "metrics": dict(zip(keys, values[-1], strict=True)),
+            "epochs": epochs,
+            "seconds": 1.0,
+            "versions": {},
+        }
         (place / "summary.json").write_text(json.dumps(summary))
         arrays = {}
         for split in ("train", "val"):

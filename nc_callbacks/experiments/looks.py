@@ -36,7 +36,8 @@ class LookRecorder(Callback):
     """Keep the vectors and matrices of the callbacks' looks in ``looks.npz``, bounded in size, for the run's page.
 
     The file has for each log key ``KEY`` (looks, …) in float32, ``KEY@epochs`` (looks,), counted from 1, and
-    ``KEY@step``, how many classes an entry stands for. It is written anew after each look that is kept, so that a run that is cut off leaves what it has seen.
+    ``KEY@step``, how many classes an entry stands for. It is written anew after each look, so that a run that is cut
+    off leaves what it has seen.
 
     - At most 40 looks a key: the first ones, then ever fewer, evenly spaced in the logarithm of the epoch; the last
       look is always among them.
@@ -127,7 +128,7 @@ def least_missed(epochs: list[int]) -> int:
 
     Example:
         >>> least_missed([1, 2, 3, 50, 51, 100])
-        3
+        4
     """
     return min(range(1, len(epochs) - 1), key=lambda i: math.log(epochs[i + 1] / epochs[i - 1]))
 

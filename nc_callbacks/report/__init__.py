@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nc_callbacks.report.page import PAGE, page
-from nc_callbacks.report.payload import payload
+from nc_callbacks.report.page import PAGE, render_page
+from nc_callbacks.report.payload import build_payload
 from nc_callbacks.report.read import read
 
 __all__ = ["PAGE", "write_report"]
@@ -34,5 +34,5 @@ def write_report(folder: str | Path) -> Path:
         raise ModuleNotFoundError("The page needs plotly: pip install plotly.") from error
     sweep, runs = read(folder)
     target = Path(folder, PAGE)
-    target.write_text(page(runs, sweep, payload(runs, sweep), get_plotlyjs()), encoding="utf-8")
+    target.write_text(render_page(runs, sweep, build_payload(runs, sweep), get_plotlyjs()), encoding="utf-8")
     return target

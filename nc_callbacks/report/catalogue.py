@@ -67,7 +67,7 @@ SECTIONS = (
     ),
     Section(
         "NC2",
-        "How near the centred class means, and the weights, are to a simplex: equal norms, equal angles. 0 at collapse.",
+        "How near class means and weights are to a simplex: equal norms and equal angles. 0 at collapse.",
         (
             Panel(
                 "Distance to the simplex ETF",
@@ -90,7 +90,9 @@ SECTIONS = (
             Panel("Deviation of cosines, signed", PURE, (Metric("nc2_equiangularity_signed", "class means"),)),
             Panel("Uniformity, mean of log(1/distance)", PURE, (Metric("nc2_uniformity", "class means"),)),
             Panel("Uniformity, variance", PURE, (Metric("nc2_uniformity_var", "class means"),), log=True),
-            Panel("Squared error: L_NC2/3", "squared error", (Metric("mse_nc23", "L_NC2/3", on_demand=True),), log=True),
+            Panel(
+                "Squared error: L_NC2/3", "squared error", (Metric("mse_nc23", "L_NC2/3", on_demand=True),), log=True
+            ),
         ),
     ),
     Section(
@@ -103,7 +105,9 @@ SECTIONS = (
                 (Metric("nc3", "‖W/‖W‖ − M/‖M‖‖²"), Metric("nc3_etf", "W Mᵀ to the ETF")),
                 log=True,
             ),
-            Panel("Variance of cos(w_c, μ_c) over classes", PURE, (Metric("nc3_uniform_duality", "duality"),), log=True),
+            Panel(
+                "Variance of cos(w_c, μ_c) over classes", PURE, (Metric("nc3_uniform_duality", "duality"),), log=True
+            ),
             Panel("Squared error: L_⊥", "squared error", (Metric("mse_perp", "L_⊥", on_demand=True),), log=True),
         ),
     ),
@@ -114,7 +118,9 @@ SECTIONS = (
             Panel("Classifier ≠ nearest class mean", SHARE, (Metric("nc4", "disagree"),), log=True),
             Panel("Accuracy", SHARE, (Metric("accuracy", "classifier"), Metric("ncc_accuracy", "nearest class mean"))),
             Panel("Terminal phase of training", "1 where the training error is 0", (Metric("tpt", "terminal phase"),)),
-            Panel("NC5: class means and out-of-distribution mean", "cosine", (Metric("nc5", "cosine", on_demand=True),)),
+            Panel(
+                "NC5: class means and out-of-distribution mean", "cosine", (Metric("nc5", "cosine", on_demand=True),)
+            ),
         ),
     ),
     Section(
@@ -132,12 +138,22 @@ SECTIONS = (
                 ),
             ),
             Panel("Accuracy with M̄ for W", SHARE, (Metric("accuracy_centred_means", "centred class means"),)),
-            Panel("μ₁ and μ₂: products of class means", SQUARED, (Metric("mu1", "μ₁ = ‖m_c‖²"), Metric("mu2", "μ₂ = m_cᵀm_c'"))),
+            Panel(
+                "μ₁ and μ₂: products of class means",
+                SQUARED,
+                (Metric("mu1", "μ₁ = ‖m_c‖²"), Metric("mu2", "μ₂ = m_cᵀm_c'")),
+            ),
             Panel("μ₂ / μ₁", PURE, (Metric("mu_ratio", "μ₂ / μ₁"),)),
-            Panel("σ²₁ and σ²₂: class covariances", SQUARED, (Metric("sigma1", "σ²₁, diagonal"), Metric("sigma2", "σ²₂, off"))),
+            Panel(
+                "σ²₁ and σ²₂: class covariances",
+                SQUARED,
+                (Metric("sigma1", "σ²₁, diagonal"), Metric("sigma2", "σ²₂, off")),
+            ),
             Panel("σ²₂ / σ²₁", PURE, (Metric("sigma_ratio", "σ²₂ / σ²₁"),)),
             Panel("Distance to Assumption A2", PURE, (Metric("a2_residual", "residual", on_demand=True),)),
-            Panel("Distance to Proposition 2", PURE, (Metric("implicit_residual", "residual", on_demand=True),), log=True),
+            Panel(
+                "Distance to Proposition 2", PURE, (Metric("implicit_residual", "residual", on_demand=True),), log=True
+            ),
             Panel("Cosine to Proposition 2", "cosine", (Metric("implicit_cosine", "cosine", on_demand=True),)),
         ),
     ),

@@ -52,7 +52,8 @@ def of_sweep(runs: list[Run]) -> list[Finding]:
         text = f"{NAMES[key]}: lowest in {label(low[1], runs)}, highest in {label(high[1], runs)}."
         groups = _without_seed([run for _, run in found])
         if any(len(group) > 1 for group in groups.values()):
-            text += f" Mean ± std over seeds: {'; '.join(_over_seeds(name, g, key, percent) for name, g in groups.items())}."
+            means = [_over_seeds(name, group, key, percent) for name, group in groups.items()]
+            text += f" Mean ± std over seeds: {'; '.join(means)}."
         findings.append(Finding(" to ".join(shown) if low[0] != high[0] else shown[0], text))
     return findings
 
@@ -114,7 +115,7 @@ def _collapse(run: Run) -> Iterator[Finding]:
     if (nc1 := _last(run, "nc1")) is not None:
         text = "is the variability within classes (NC1; 0 at collapse)"
         _, values = run.curves.get("nc/train/nc1", ((), np.array([])))
-        if len(values) > 1 and 0 < nc1 and np.isfinite(values[0]):
+        if len(values) > 1 and nc1 > 0 and np.isfinite(values[0]):
             text += f"; it was {_short(values[0])} at the first look, {_times(values[0] / nc1)}"
         yield Finding(_short(nc1), text + ".")
     if (etf := _last(run, "nc2_etf")) is not None:

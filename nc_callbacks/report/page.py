@@ -36,13 +36,13 @@ COLUMNS = {
 """Final values in the table of runs."""
 
 
-def page(runs: list[Run], sweep: bool, content: dict[str, Any], plotly: str) -> str:
+def render_page(runs: list[Run], sweep: bool, content: dict[str, Any], plotly: str) -> str:
     """The whole page.
 
     Args:
         runs: The runs, in order.
         sweep: Whether they are the runs of a sweep.
-        content: What the scripts read (see `nc_callbacks.report.payload.payload`).
+        content: What the scripts read (see `nc_callbacks.report.payload.build_payload`).
         plotly: plotly.js.
 
     Returns:
@@ -52,8 +52,9 @@ def page(runs: list[Run], sweep: bool, content: dict[str, Any], plotly: str) -> 
     assets = files("nc_callbacks.report") / "assets"
     scripts = [(assets / name).read_text(encoding="utf-8") for name in SCRIPTS]
     found = of_sweep(runs) if sweep else of_run(runs[0])
+    own_scripts = _hashes([plotly, *scripts])
     return Template((assets / "page.html").read_text(encoding="utf-8")).substitute(
-        policy=f"default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:; script-src {_hashes([plotly, *scripts])}",
+        policy=f"default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:; script-src {own_scripts}",
         title=escape(_title(runs, sweep)),
         style=(assets / "style.css").read_text(encoding="utf-8"),
         kind="sweep" if sweep else "run",
@@ -104,7 +105,9 @@ def _facts(runs: list[Run], sweep: bool) -> str:
     if seconds:
         facts["Time"] = duration(sum(seconds)) + (" in all" if sweep else "")
     for name in ("loss", "optimizer"):
-        targets = dict.fromkeys(str((run.config.get(name) or {}).get("_target_", "")).rsplit(".", 1)[-1] for run in runs)
+        targets = dict.fromkeys(
+            str((run.config.get(name) or {}).get("_target_", "")).rsplit(".", 1)[-1] for run in runs
+        )
         facts[name.capitalize()] = ", ".join(target for target in targets if target)
     if not sweep:
         facts["Status"] = first.status if first.status != "finished" else ""

@@ -23,7 +23,7 @@ SCALE = 32_767
 """Matrices are stored as 16-bit integers, in units of their largest absolute entry divided by this; NaN is −32,768."""
 
 
-def payload(runs: list[Run], sweep: bool) -> dict[str, Any]:
+def build_payload(runs: list[Run], sweep: bool) -> dict[str, Any]:
     """All that the scripts read.
 
     Args:

@@ -129,7 +129,10 @@ def read_metrics(path: Path) -> dict[str, Curve]:
     columns: dict[str, dict[int, float]] = {}
     try:
         with open(path, newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
+            reader = csv.DictReader(file)
+            if "epoch" not in (reader.fieldnames or ()):
+                raise KeyError("epoch")
+            for row in reader:
                 epoch = int(float(row.pop("epoch"))) + 1
                 row.pop("step", None)
                 for key, text in row.items():

@@ -3,6 +3,7 @@
 
 const MAX_LINES = 10;
 const SECONDS_A_LOOK = 0.4;
+const TALL = 380;
 const shown = { run: RUNS.find((run) => run.looks.length), split: "train", place: "", epoch: 1 };
 let lookCharts = [];
 
@@ -58,7 +59,7 @@ function heatMap() {
       },
     ],
     layout: {
-      height: 380,
+      height: TALL,
       hovermode: "closest",
       xaxis: axis("class", { showgrid: false, constrain: "domain", ...(k <= 12 && { dtick: 1 }) }),
       yaxis: axis("class", { showgrid: false, constrain: "domain", autorange: "reversed", scaleanchor: "x", ...(k <= 12 && { dtick: 1 }) }),
@@ -74,7 +75,7 @@ function cosinesOverEpochs() {
   if (!looks) return null;
   const rows = looks.epochs.map((_, row) => entries(looks, row));
   const here = { type: "line", x0: shown.epoch, x1: shown.epoch, yref: "paper", y0: 0, y1: 1, line: { color: theme("muted"), width: 1, dash: "dot" } };
-  const layout = { xaxis: epochAxis(looks.epochs), yaxis: axis("cosine"), hovermode: "closest", shapes: [here] };
+  const layout = { height: TALL, xaxis: epochAxis(looks.epochs), yaxis: axis("cosine"), hovermode: "closest", shapes: [here] };
   const k = looks.shape[0];
   const last = rows.at(-1).filter(Number.isFinite);
   const summary = `${k} classes; last look from ${short(Math.min(...last))} to ${short(Math.max(...last))}.`;
@@ -102,7 +103,7 @@ function withOpacity(hex, opacity) {
 }
 
 /** Per-class vectors at the slider's epoch: a mark a class, and a line at each mean. */
-function byClass(unit, metrics) {
+function byClass(unit, metrics, height) {
   const found = metrics
     .map(([name, text], index) => ({ text, index, looks: looksOf(name) }))
     .map((item) => ({ ...item, values: item.looks && entriesAt(item.looks, shown.epoch) }))
@@ -127,7 +128,13 @@ function byClass(unit, metrics) {
   const step = found[0].looks.step;
   return {
     traces,
-    layout: { hovermode: "closest", shapes, xaxis: axis("class", found[0].values.length <= 12 ? { dtick: 1 } : {}), yaxis: axis(unit) },
+    layout: {
+      ...(height && { height }),
+      hovermode: "closest",
+      shapes,
+      xaxis: axis("class", found[0].values.length <= 12 ? { dtick: 1 } : {}),
+      yaxis: axis(unit),
+    },
     legend: traces.map(({ name, mean }, i) => ({ mark: swatch(found[i].index, DASHES[found[i].index]), text: `${name}, mean ${short(mean)}` })),
     note: step > 1 ? `One class in ${step}.` : "",
     summary: `Epoch ${shown.epoch}: ${traces.map(({ name, mean }) => `${name}, mean ${short(mean)}`).join("; ")}.`,
@@ -259,7 +266,7 @@ function addLooks() {
   lookCharts = [
     new Chart(grid, "Cosines of the centred class means", heatMap),
     new Chart(grid, "Cos(w_c, μ_c) over epochs", cosinesOverEpochs),
-    new Chart(grid, "Cos(w_c, μ_c) of each class", () => byClass("cosine", [["wm_cosine_per_class", "cosine"]])),
+    new Chart(grid, "Cos(w_c, μ_c) of each class", () => byClass("cosine", [["wm_cosine_per_class", "cosine"]], TALL)),
     new Chart(grid, "Class means: μ", () => byClass("squared features", [["mu1_per_class", "‖m_c‖²"], ["mu2_per_class", "m_cᵀm_c' over c'"]])),
     new Chart(grid, "Class covariances: σ²", () => byClass("squared features", [["sigma1_per_class", "σ²₁, diagonal"], ["sigma2_per_class", "σ²₂, off diagonal"]])),
     new Chart(grid, "Norms of the centred class means", () => byClass("features", [["class_mean_norms", "‖μ_c‖"]])),

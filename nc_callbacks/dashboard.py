@@ -1,0 +1,169 @@
+"""A W&B workspace for runs of the callbacks: `python -m nc_callbacks.dashboard --entity TEAM --project PROJECT`.
+
+Sections NC1, NC2, NC3, NC4, W–M̄, SQI and Spectrum with a panel for each group of metrics over epochs, and a section
+that compares the runs of a sweep. ``--dry-run`` prints the workspace as JSON and needs neither network nor account.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from nc_callbacks.report.catalogue import SECTIONS, Panel
+
+if TYPE_CHECKING:
+    from wandb_workspaces.workspaces import Workspace
+
+COMPARED = ("val/accuracy", "train/nc1", "train/nc3", "train/nc4", "train/wm_cosine", "train/accuracy_centred_means")
+"""What the sweep's section compares runs by."""
+
+
+def workspace(
+    entity: str,
+    project: str,
+    name: str = "Neural collapse",
+    prefix: str = "nc",
+    splits: Sequence[str] = ("train", "val"),
+    layers: Sequence[str] = (),
+    parameters: Sequence[str] = ("data.name", "model.activation", "seed"),
+    on_demand: bool = False,
+) -> Workspace:
+    """The workspace, not yet saved.
+
+    Args:
+        entity: W&B user or team.
+        project: W&B project.
+        name: What the workspace is called.
+        prefix: First part of the log keys.
+        splits: Splits that are logged.
+        layers: Further layers that are logged.
+        parameters: Parts of the runs' configuration that a sweep varies.
+        on_demand: Also show what is logged only where it is asked for, such as ``nc5``.
+
+    Returns:
+        A workspace; its ``save()`` writes it to W&B.
+
+    Raises:
+        ModuleNotFoundError: wandb-workspaces is not installed.
+    """
+    try:
+        import wandb_workspaces.reports.v2 as wr
+        import wandb_workspaces.workspaces as ws
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("The dashboard needs wandb-workspaces: pip install wandb-workspaces.") from error
+
+    def lines(panel: Panel, layer: str) -> Any:
+        names = [metric.name for metric in panel.metrics if on_demand or not metric.on_demand]
+        place = f"{layer}/" if layer else ""
+        keys: list[Any] = [
+            f"{prefix}/{split}/{place}{name}"
+            for name in names
+            for split in splits
+            if is_logged(name, split, at_layer=bool(layer))
+        ]
+        title = f"{panel.title}, {layer}" if layer else panel.title
+        return wr.LinePlot(title=title, x="epoch", y=keys, log_y=panel.log, title_y=panel.unit) if keys else None
+
+    sections = []
+    for section in SECTIONS:
+        panels = [lines(panel, layer) for layer in ("", *layers) for panel in section.panels]
+        sections.append(ws.Section(name=section.title, panels=[panel for panel in panels if panel], is_open=True))
+    compared = [f"{prefix}/{key}" for key in COMPARED if key.partition("/")[0] in splits]
+    columns = [wr.Config(name) for name in parameters] + [wr.SummaryMetric(key) for key in compared]
+    comparison: list[Any] = [
+        wr.ParallelCoordinatesPlot(
+            title="From configuration to collapse",
+            columns=[wr.ParallelCoordinatesPlotColumn(metric=column) for column in columns],
+        ),
+        *(wr.BarPlot(title=key, metrics=[key]) for key in compared),
+        wr.RunComparer(diff_only="split"),
+    ]
+    sections.append(ws.Section(name="Sweep", panels=comparison, is_open=True))
+    settings = ws.WorkspaceSettings(x_axis="epoch")
+    return ws.Workspace(entity=entity, project=project, name=name, sections=sections, settings=settings)
+
+
+def is_logged(name: str, split: str, at_layer: bool) -> bool:
+    """Whether the callbacks log a metric on a split, at the classifier's input or at a further layer.
+
+    Example:
+        >>> is_logged("tpt", "val", at_layer=False), is_logged("nc1", "val", at_layer=True)
+        (False, True)
+    """
+    if name == "tpt" and split != "train":
+        return False
+    return not at_layer or name in LAYER_METRICS
+
+
+LAYER_METRICS = frozenset(
+    [
+        "nc1",
+        "nc1_quotient",
+        "nc1_cdnv",
+        "nc2_equinorm",
+        "nc2_equiangularity",
+        "nc2_equiangularity_signed",
+        "nc2_etf",
+        "nc2_uniformity",
+        "nc2_uniformity_var",
+        "nc5",
+        "ncc_accuracy",
+        "mu1",
+        "mu2",
+        "mu_ratio",
+        "sigma1",
+        "sigma2",
+        "sigma_ratio",
+        "spectrum_effective_rank",
+        "spectrum_share",
+    ]
+)
+"""What needs features only, and so is logged of every layer."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Save the workspace, or print it.
+
+    Returns:
+        0, or 1 where a package or an account is missing.
+    """
+    parser = argparse.ArgumentParser(prog="python -m nc_callbacks.dashboard", description=__doc__)
+    parser.add_argument("--entity", required=True, help="W&B user or team")
+    parser.add_argument("--project", required=True, help="W&B project")
+    parser.add_argument("--name", default="Neural collapse", help="what the workspace is called")
+    parser.add_argument("--prefix", default="nc", help="first part of the log keys")
+    parser.add_argument("--splits", nargs="+", default=["train", "val"], help="splits that are logged")
+    parser.add_argument("--layers", nargs="+", default=[], help="further layers that are logged")
+    parser.add_argument(
+        "--parameters", nargs="+", default=["data.name", "model.activation", "seed"], help="what a sweep varies"
+    )
+    parser.add_argument("--on-demand", action="store_true", help="also what is logged only on demand, such as nc5")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the workspace as JSON, without network or account"
+    )
+    given = vars(parser.parse_args(arguments))
+    dry_run = given.pop("dry_run")
+    try:
+        made = workspace(**given)
+    except ModuleNotFoundError as error:
+        print(error, file=sys.stderr)
+        return 1
+    if dry_run:
+        print(json.dumps(made._spec, indent=2, ensure_ascii=False))
+        return 0
+    from wandb.errors import Error
+
+    try:
+        made.save()
+    except Error as error:
+        print(f"The workspace was not saved: {error} (--dry-run prints it without an account.)", file=sys.stderr)
+        return 1
+    print(made.url)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,124 @@
+"""The page as a file: one, whole, escaped, and written from the command line too."""
+
+import re
+import runpy
+import sys
+from html import unescape
+from html.parser import HTMLParser
+
+import pytest
+
+pytest.importorskip("plotly", reason="needs plotly (pip install plotly)")
+
+from nc_callbacks.report import write_report
+from nc_callbacks.report.__main__ import main
+from tests.report.common import make_failed_run, make_run, make_sweep
+
+ATTACK = "</script><img src=x onerror=document.title='broken'>"
+
+
+class Outline(HTMLParser):
+    """Elements, text and what the page would load."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.words, self.addresses, self.handlers = [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.addresses += [value for name, value in attributes if name in ("src", "href")]
+        self.handlers += [name for name, _ in attributes if name.startswith("on")]
+
+    def handle_data(self, data):
+        if self.tags[-1:] != ["script"] and data.strip():
+            self.words.append(data.strip())
+
+
+def outline(folder):
+    path = write_report(folder)
+    return Outline(path.read_text(encoding="utf-8"))
+
+
+def test_run(tmp_path):
+    page = outline(make_run(tmp_path / "run", ("model.activation=tanh",)))
+    text = " ".join(page.words)
+    assert "digits · cnn · tanh" in text
+    assert "1 min 16 s" in text
+    assert "torch 2.9.0" in text
+    assert "model.activation=tanh" in text
+    assert "centred means classify 99.9 % of the training set" in text
+    assert "_target_: models.cnn" in text
+
+
+def test_sweep(tmp_path):
+    page = outline(make_sweep(tmp_path / "sweep"))
+    text = " ".join(page.words)
+    assert "5 runs over activation × seed" in text
+    assert "ValueError: no such activation" in text
+    assert page.tags.count("tr") == 6
+
+
+def test_loads_nothing(tmp_path):
+    for folder in (make_run(tmp_path / "run"), make_sweep(tmp_path / "sweep")):
+        page = outline(folder)
+        assert all(address.startswith(("#", "data:")) for address in page.addresses), page.addresses
+        assert page.tags.count("link") == 1
+        policy = re.search(r'Security-Policy" content="([^"]*)"', (folder / "report.html").read_text())[1]
+        assert "default-src 'none'" in policy
+        assert "connect-src" not in policy
+        assert not re.search("script-src [^;]*unsafe", policy)
+
+
+def test_links_to_the_pages_of_runs(tmp_path):
+    make_sweep(tmp_path)
+    write_report(tmp_path / "2")
+    assert "2/report.html" in outline(tmp_path).addresses
+
+
+def test_strings_are_escaped(tmp_path):
+    folder = tmp_path / "sweep"
+    for number in range(2):
+        place = folder / f"{number}<img src=x onerror=alert(1)>"
+        overrides = (f"model.activation={ATTACK}{number}", f"<b onclick=x>={number}")
+        make_run(place, overrides, data={"name": ATTACK}, model={"activation": ATTACK})
+    make_failed_run(folder / "9&lt;", (f"model.activation={ATTACK}",))
+    (folder / "sweep.csv").write_text(f'subfolder,status,error\n9&lt;,failed<i>,"{ATTACK}"\n')
+    for written in (place, folder):
+        page = outline(written)
+        text = (written / "report.html").read_text()
+        assert ATTACK not in text
+        assert unescape(text).count(ATTACK) >= 2
+        assert not {"img", "b onclick", "i"} & set(page.tags)
+        assert page.handlers == []
+    assert "9&amp;lt;" in text
+    assert "failed&lt;i&gt;" in text
+
+
+def test_few_files_give_a_page_that_says_so(tmp_path):
+    text = " ".join(outline(make_failed_run(tmp_path / "run")).words)
+    assert "No values of the callbacks were found" in text
+    assert "unfinished" in text
+
+
+def test_command_line(tmp_path, capsys):
+    folder = make_run(tmp_path / "run")
+    assert main([str(folder)]) == 0
+    assert capsys.readouterr().out.strip() == str(folder / "report.html")
+    assert (folder / "report.html").stat().st_size > 1e6
+    assert main([str(tmp_path / "nowhere")]) == 1
+    assert "is no run and no sweep" in capsys.readouterr().err
+
+
+def test_module_runs(tmp_path, monkeypatch):
+    folder = make_run(tmp_path / "run")
+    monkeypatch.setattr(sys, "argv", ["report", str(folder)])
+    with pytest.raises(SystemExit, match="0"):
+        runpy.run_module("nc_callbacks.report", run_name="__main__")
+    assert (folder / "report.html").is_file()
+
+
+def test_without_plotly_it_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "plotly.offline", None)
+    with pytest.raises(ModuleNotFoundError, match="pip install plotly"):
+        write_report(make_run(tmp_path / "run"))

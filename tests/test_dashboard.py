@@ -1,0 +1,85 @@
+"""The W&B workspace has the sections in order and the keys that the callbacks log."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nc_callbacks import dashboard
+from tests.report.test_catalogue import logged
+
+pytest.importorskip("wandb_workspaces", reason="needs wandb-workspaces (pip install wandb-workspaces)")
+
+
+@pytest.fixture
+def printed(capsys):
+    def run(*arguments):
+        assert dashboard.main(["--entity", "team", "--project", "collapse", "--dry-run", *arguments]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    return run
+
+
+def sections(spec):
+    return spec["spec"]["section"]["panelBankConfig"]["sections"]
+
+
+def keys(spec):
+    return [key for section in sections(spec)[:-1] for panel in section["panels"] for key in panel["config"]["metrics"]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings"),
+    [
+        ([], {"splits": ["train", "val"]}),
+        (["--splits", "train"], {}),
+        (["--layers", "body.4"], {"splits": ["train", "val"], "layers": ["body.4"]}),
+        (["--on-demand", "--layers", "body.4"], {"splits": ["train", "val"], "layers": ["body.4"], "on_demand": True}),
+    ],
+    ids=["default", "train", "layer", "on demand"],
+)
+def test_keys_are_those_that_the_callbacks_log(printed, arguments, settings):
+    found = keys(printed(*arguments))
+    assert len(found) == len(set(found))
+    assert set(found) == logged(**settings)
+
+
+def test_sections_in_order(printed):
+    spec = printed("--name", "Mine")
+    names = [section["name"] for section in sections(spec)]
+    assert names == ["NC1", "NC2", "NC3", "NC4", "W–M̄", "SQI", "Spectrum", "Sweep"]
+    assert (spec["entity"], spec["project"], spec["displayName"]) == ("team", "collapse", "Mine")
+    assert all(panel["config"]["xAxis"] == "epoch" for s in sections(spec)[:-1] for panel in s["panels"])
+    first = sections(spec)[0]["panels"][0]["config"]
+    assert first["metrics"][:2] == ["nc/train/nc1", "nc/val/nc1"]
+    assert first["yLogScale"]
+
+
+def test_sweep_compares_configuration_and_logged_keys(printed):
+    coordinates, *bars, comparer = sections(printed("--parameters", "optimizer.lr", "seed"))[-1]["panels"]
+    accessors = [column["accessor"] for column in coordinates["config"]["columns"]]
+    assert accessors[:2] == ["config:optimizer.value.lr", "config:seed.value"]
+    summaries = {accessor.removeprefix("summary:") for accessor in accessors[2:]}
+    assert summaries <= logged(splits=["train", "val"])
+    assert {metric for bar in bars for metric in bar["config"]["metrics"]} == summaries
+    assert comparer["viewType"] == "Run Comparer"
+
+
+@pytest.mark.slow
+def test_dry_run_needs_no_account(tmp_path):
+    command = [sys.executable, "-m", "nc_callbacks.dashboard", "--entity", "a", "--project", "b", "--dry-run"]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")}
+    environment |= {"HOME": str(tmp_path), "WANDB_BASE_URL": "http://localhost:9", "WANDB_SILENT": "true"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    run = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert run.returncode == 0, run.stderr
+    assert json.loads(run.stdout)["project"] == "b"
+
+
+def test_without_the_package_it_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "wandb_workspaces.workspaces", None)
+    assert dashboard.main(["--entity", "a", "--project", "b", "--dry-run"]) == 1
+    assert "pip install wandb-workspaces" in capsys.readouterr().err
