@@ -98,29 +98,11 @@ def is_logged(name: str, split: str, at_layer: bool) -> bool:
     return not at_layer or name in LAYER_METRICS
 
 
-LAYER_METRICS = frozenset(
-    [
-        "nc1",
-        "nc1_quotient",
-        "nc1_cdnv",
-        "nc2_equinorm",
-        "nc2_equiangularity",
-        "nc2_equiangularity_signed",
-        "nc2_etf",
-        "nc2_uniformity",
-        "nc2_uniformity_var",
-        "nc5",
-        "ncc_accuracy",
-        "mu1",
-        "mu2",
-        "mu_ratio",
-        "sigma1",
-        "sigma2",
-        "sigma_ratio",
-        "spectrum_effective_rank",
-        "spectrum_share",
-    ]
-)
+LAYER_METRICS = {
+    *("nc1", "nc1_quotient", "nc1_cdnv", "nc2_equinorm", "nc2_equiangularity", "nc2_equiangularity_signed", "nc2_etf"),
+    *("nc2_uniformity", "nc2_uniformity_var", "nc5", "ncc_accuracy", "spectrum_effective_rank", "spectrum_share"),
+    *("mu1", "mu2", "mu_ratio", "sigma1", "sigma2", "sigma_ratio"),
+}
 """What needs features only, and so is logged of every layer."""
 
 

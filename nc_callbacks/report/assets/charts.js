@@ -15,7 +15,7 @@ function style(i) {
   return {
     color: theme(`series-${i % NUM_COLOURS}`),
     dash: DASHES[Math.floor(i / NUM_COLOURS) % DASHES.length],
-    symbol: SYMBOLS[i % SYMBOLS.length],
+    symbol: SYMBOLS[(i + Math.floor(i / NUM_COLOURS)) % SYMBOLS.length],
   };
 }
 
@@ -82,16 +82,19 @@ class Chart {
   /**
    * @param {Element} parent
    * @param {string} title
-   * @param {() => {traces, layout?, legend?, note?, summary?} | null} content what to draw now; null leaves it out.
+   * @param {() => {traces, layout?, legend?, note?, summary?}} content what to draw now.
+   * @param {string[]} keys the names in the log keys of what is drawn.
    */
-  constructor(parent, title, content) {
+  constructor(parent, title, content, keys = []) {
     this.content = content;
     this.stale = true;
     this.legend = element("ul", { class: "legend" });
     this.plot = element("div", { class: "plot", role: "img" });
     this.note = element("p", { class: "note" });
     this.heading = element("h4", {}, title);
-    this.figure = element("figure", {}, element("figcaption", {}, this.heading, this.legend), this.plot, this.note);
+    const names = element("p", { class: "keys" }, keys.join(" · "));
+    const caption = element("figcaption", {}, this.heading, ...(keys.length ? [names] : []), this.legend);
+    this.figure = element("figure", {}, caption, this.plot, this.note);
     this.figure.chart = this;
     parent.append(this.figure);
     charts.push(this);
@@ -112,10 +115,7 @@ class Chart {
 
   draw() {
     this.stale = false;
-    const content = this.content();
-    this.figure.hidden = !content;
-    if (!content) return;
-    const { traces, layout = {}, legend = [], note = "", summary = "" } = content;
+    const { traces, layout = {}, legend = [], note = "", summary = "" } = this.content();
     this.legend.replaceChildren(...legend.map(({ mark, text }) => element("li", {}, mark, text)));
     this.note.textContent = traces.length ? note : "Nothing to show for this choice.";
     this.plot.setAttribute("aria-label", `${this.heading.textContent}. ${summary}`);

@@ -81,12 +81,14 @@ function addCurveSection(parent, section) {
   parent.append(element("div", { class: "chapter" }, about, grid));
   for (const panel of section.panels) {
     if (!CONTENT.sweep) {
-      new Chart(grid, panel.title, () => lineChart(linesOfRun(panel, section.own), panel.unit, panel.log));
+      const content = () => lineChart(linesOfRun(panel, section.own), panel.unit, panel.log);
+      new Chart(grid, panel.title, content, section.own ? [] : panel.metrics.map(({ name }) => name));
       continue;
     }
     for (const metric of panel.metrics) {
       const title = panel.metrics.length > 1 ? `${panel.title}: ${metric.label}` : panel.title;
-      new Chart(grid, title, () => lineChart(linesOfSweep(metric, section.own), panel.unit, panel.log));
+      const content = () => lineChart(linesOfSweep(metric, section.own), panel.unit, panel.log);
+      new Chart(grid, title, content, section.own ? [] : [metric.name]);
     }
   }
 }

@@ -31,11 +31,20 @@ function quantile(sorted, share) {
   return sorted[low] + (at - low) * ((sorted[low + 1] ?? sorted[low]) - sorted[low]);
 }
 
+/** The largest absolute entry off the diagonal, over all looks, so that colours mean the same at each. */
+function rangeOffDiagonal(looks) {
+  const [k] = looks.shape;
+  const off = (value, i) => (i % (k + 1) && Number.isFinite(value) ? Math.abs(value) : 0);
+  const all = looks.epochs.flatMap((_, row) => entries(looks, row).map(off));
+  return all.reduce((largest, value) => Math.max(largest, value), 1e-6);
+}
+
 function heatMap() {
   const looks = looksOf("class_mean_cosines");
   const values = looks && entriesAt(looks, shown.epoch);
-  if (!values) return null;
+  if (!values) return { traces: [] };
   const [k] = looks.shape;
+  const range = k <= 12 ? 1 : rangeOffDiagonal(looks);
   const names = Array.from({ length: k }, (_, i) => classText(i, looks.step));
   const off = values.filter((_, i) => i % (k + 1) && Number.isFinite(values[i]));
   const mean = off.reduce((sum, value) => sum + value, 0) / off.length;
@@ -49,8 +58,8 @@ function heatMap() {
         dx: looks.step,
         dy: looks.step,
         customdata: names.map((row) => names.map((column) => [row, column])),
-        zmin: -1,
-        zmax: 1,
+        zmin: -range,
+        zmax: range,
         colorscale: [[0, theme("series-1")], [0.5, theme("card")], [1, theme("series-0")]],
         colorbar: { thickness: 10, len: 0.9, tickfont: { size: 10 }, outlinewidth: 0 },
         texttemplate: k <= 12 ? "%{z:.2f}" : "",
@@ -64,7 +73,10 @@ function heatMap() {
       xaxis: axis("class", { showgrid: false, constrain: "domain", ...(k <= 12 && { dtick: 1 }) }),
       yaxis: axis("class", { showgrid: false, constrain: "domain", autorange: "reversed", scaleanchor: "x", ...(k <= 12 && { dtick: 1 }) }),
     },
-    note: looks.step > 1 ? `A cell is the mean over ${looks.step} × ${looks.step} classes.` : "",
+    note: [
+      range < 1 ? "Colours span what is off the diagonal, over all looks." : "",
+      looks.step > 1 ? `A cell is the mean over ${looks.step} × ${looks.step} classes.` : "",
+    ].join(" "),
     summary: `Epoch ${shown.epoch}: off the diagonal ${short(mean)} on average.`,
   };
 }
@@ -72,7 +84,7 @@ function heatMap() {
 /** The cosine of each class over the looks: lines, or bands of quantiles where there are many classes. */
 function cosinesOverEpochs() {
   const looks = looksOf("wm_cosine_per_class");
-  if (!looks) return null;
+  if (!looks) return { traces: [] };
   const rows = looks.epochs.map((_, row) => entries(looks, row));
   const here = { type: "line", x0: shown.epoch, x1: shown.epoch, yref: "paper", y0: 0, y1: 1, line: { color: theme("muted"), width: 1, dash: "dot" } };
   const layout = { height: TALL, xaxis: epochAxis(looks.epochs), yaxis: axis("cosine"), hovermode: "closest", shapes: [here] };
@@ -108,7 +120,7 @@ function byClass(unit, metrics, height) {
     .map(([name, text], index) => ({ text, index, looks: looksOf(name) }))
     .map((item) => ({ ...item, values: item.looks && entriesAt(item.looks, shown.epoch) }))
     .filter((item) => item.values);
-  if (!found.length) return null;
+  if (!found.length) return { traces: [] };
   const shapes = [];
   const traces = found.map(({ text, index, looks, values }) => {
     const { color, symbol } = style(index);
@@ -147,7 +159,7 @@ function spectrum(unit, transform, log) {
     .map((place, index) => ({ place, index, looks: looksOf("explained_variance", place) }))
     .map((item) => ({ ...item, values: item.looks && entriesAt(item.looks, shown.epoch) }))
     .filter((item) => item.values);
-  if (!lines.length) return null;
+  if (!lines.length) return { traces: [] };
   const drawn = lines.map(({ place, index, values }) => {
     const y = transform(values);
     return line({ x: y.map((_, i) => i + 1), y }, place, index, { trace: { hovertemplate: "number %{x}: %{y:.4~g}" } });
@@ -188,6 +200,21 @@ function drawSamples() {
   table.append(element("tbody", {}, ...body));
   place.append(table);
 }
+
+const MU = [["mu1_per_class", "‖m_c‖²"], ["mu2_per_class", "m_cᵀm_c' over c'"]];
+const SIGMA = [["sigma1_per_class", "σ²₁, diagonal"], ["sigma2_per_class", "σ²₂, off diagonal"]];
+
+/** What must have been recorded, title, what is drawn. */
+const LOOK_PANELS = [
+  ["class_mean_cosines", "Cosines of the centred class means", heatMap],
+  ["wm_cosine_per_class", "Cos(w_c, μ_c) over epochs", cosinesOverEpochs],
+  ["wm_cosine_per_class", "Cos(w_c, μ_c) of each class", () => byClass("cosine", [["wm_cosine_per_class", "cosine"]], TALL)],
+  ["mu1_per_class", "Class means: μ", () => byClass("squared features", MU)],
+  ["sigma1_per_class", "Class covariances: σ²", () => byClass("squared features", SIGMA)],
+  ["class_mean_norms", "Norms of the centred class means", () => byClass("features", [["class_mean_norms", "‖μ_c‖"]])],
+  ["explained_variance", "Singular values (squares add up to 1)", () => spectrum("dimensionless", singularValues, true)],
+  ["explained_variance", "Cumulative explained variance", () => spectrum("share of variance", cumulative, false)],
+];
 
 function drawLooks() {
   lookCharts.forEach((chart) => chart.refresh());
@@ -263,15 +290,8 @@ function addLooks() {
   }
   const move = addSlider(controls);
   const grid = document.getElementById("look-panels");
-  lookCharts = [
-    new Chart(grid, "Cosines of the centred class means", heatMap),
-    new Chart(grid, "Cos(w_c, μ_c) over epochs", cosinesOverEpochs),
-    new Chart(grid, "Cos(w_c, μ_c) of each class", () => byClass("cosine", [["wm_cosine_per_class", "cosine"]], TALL)),
-    new Chart(grid, "Class means: μ", () => byClass("squared features", [["mu1_per_class", "‖m_c‖²"], ["mu2_per_class", "m_cᵀm_c' over c'"]])),
-    new Chart(grid, "Class covariances: σ²", () => byClass("squared features", [["sigma1_per_class", "σ²₁, diagonal"], ["sigma2_per_class", "σ²₂, off diagonal"]])),
-    new Chart(grid, "Norms of the centred class means", () => byClass("features", [["class_mean_norms", "‖μ_c‖"]])),
-    new Chart(grid, "Singular values (squares add up to 1)", () => spectrum("dimensionless", singularValues, true)),
-    new Chart(grid, "Cumulative explained variance", () => spectrum("share of variance", cumulative, false)),
-  ];
+  const recorded = new Set(RUNS.flatMap((run) => run.looks.map((look) => look.name)));
+  const panels = LOOK_PANELS.filter(([name]) => recorded.has(name));
+  lookCharts = panels.map(([, title, content]) => new Chart(grid, title, content));
   move(last);
 }
