@@ -41,6 +41,8 @@ def of_sweep(runs: list[Run]) -> list[Finding]:
     text = f"of {len(runs)} runs finished"
     if failed:
         text += f"; {len(failed)} failed: {', '.join(label(run, runs) for run in failed)}"
+    if unfinished := len(runs) - len(finished) - len(failed):
+        text += f"; {unfinished} did not end"
     findings = [Finding(f"{len(finished)}", text + ".")]
     for key in SPREAD_OF:
         found = [(run.final[key], run) for run in runs if math.isfinite(run.final.get(key, math.nan))]

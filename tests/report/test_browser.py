@@ -212,7 +212,7 @@ def test_a_thousand_classes_are_bands_and_blocks(opened, tmp_path):
 
 
 def test_strings_of_runs_stay_text(opened, tmp_path):
-    attack = "</script><img src=x onerror=document.title='broken'>"
+    attack = "</script><img src=x onerror=document.title='broken'><b>x</b>&amp;"
     folder = tmp_path / "sweep"
     for number in range(2):
         make_run(
@@ -223,6 +223,8 @@ def test_strings_of_runs_stay_text(opened, tmp_path):
     page.get_by_label("Colour by").select_option("model.activation")
     page.get_by_label("Horizontal").select_option("model.activation")
     see_all(page)
+    ticks = figure(page, "Runs against each other, final values").locator(".xtick text")
+    assert [tick.text_content() for tick in ticks.all()] == [f"{attack}{number}" for number in range(2)]
     assert page.title() == "2 runs over activation"
     assert page.locator("img").count() == 0
     assert page.locator("#runs tbody th button").first.inner_text() == "0<img src=x onerror=document.title='broken'>"

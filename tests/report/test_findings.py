@@ -60,6 +60,8 @@ def test_sweep_names_extremes_and_spread_over_seeds(tmp_path):
     number, text = matching(found, "runs finished")
     assert number == "4"
     assert text == "of 5 runs finished; 1 failed: 10 (activation=none, seed=0)."
+    (tmp_path / "sweep.csv").unlink()
+    assert of_sweep(read(tmp_path)[1])[0].text == "of 5 runs finished; 1 did not end."
     # nc1 is 0.02, 0.04 with tanh and 0.1, 0.2 with ReLU; the std of two values is |a − b|/√2.
     number, text = matching(found, "nc1")
     assert number == "0.02 to 0.2"

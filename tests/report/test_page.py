@@ -88,6 +88,8 @@ def test_strings_are_escaped(tmp_path):
         page = outline(written)
         text = (written / "report.html").read_text()
         assert ATTACK not in text
+        assert "<img src=x" not in text
+        assert text.count("</script") == page.tags.count("script")
         assert unescape(text).count(ATTACK) >= 2
         assert not {"img", "b onclick", "i"} & set(page.tags)
         assert page.handlers == []

@@ -85,7 +85,7 @@ function addSorting() {
 function coordinate(run, name) {
   if (name in run.final) return run.final[name];
   const text = run.parameters[name] ?? "";
-  return text !== "" && Number.isFinite(Number(text)) ? Number(text) : text;
+  return text !== "" && Number.isFinite(Number(text)) ? Number(text) : escapeMarkup(text);
 }
 
 function addAxes() {
