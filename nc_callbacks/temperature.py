@@ -1,0 +1,65 @@
+"""The scale of logits at which their cross-entropy is least."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+def best_scale(logits: Float[Tensor, "n k"], targets: Int[Tensor, " n"]) -> float:
+    """The s > 0 at which the mean cross-entropy of s · logits is least (the inverse of a temperature; Guo et al. 2017).
+
+    The cross-entropy is convex in s, so there is at most one minimum; it is found by bisection to 1e-7. Where every
+    sample is classified correctly there is none, for a larger s is always better. Then s is such that the mean
+    cross-entropy is log(2)/n, as if one of the n samples were undecided; no sample that is classified wrongly costs
+    less than log(2), at any s.
+
+    Where torch.distributed is initialised, the samples of all ranks count, and all must call it.
+
+    Args:
+        logits: Outputs at s = 1, best in float64.
+        targets: Class indices.
+
+    Raises:
+        ValueError: Equal logits (s = 0) are better than any positive scale.
+
+    Example:
+        >>> logits = torch.tensor([[1.0, 0.0]] * 4).double()
+        >>> round(best_scale(logits, torch.tensor([0, 0, 0, 1])), 4)  # log 3: a probability of 3/4
+        1.0986
+    """
+    gaps = logits - logits.gather(1, targets[:, None])
+    # Other classes with the sample's own logit cost log(their number + 1) at any scale.
+    ties = (gaps == 0).sum(1).to(gaps.dtype).log()
+    tie_loss, slope = _sums_over_ranks(ties, gaps.mean(1))
+    if not slope < 0:
+        raise ValueError(
+            "The scale cannot be fitted: on these samples the logits are no better than equal ones, at any positive "
+            "scale. Check that features and targets belong together and to the data of the class means."
+        )
+
+    def too_large(scale: float) -> bool:
+        norms = (scale * gaps).logsumexp(1)
+        loss, slope = _sums_over_ranks(norms, ((scale * gaps - norms[:, None]).exp() * gaps).sum(1))
+        return slope >= 0 or loss - tie_loss < math.log(2)
+
+    low = high = 1.0
+    while not too_large(high):
+        low, high = high, 2 * high
+    while too_large(low):
+        low, high = low / 2, low
+    while high > (1 + 1e-7) * low:
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if too_large(middle) else (middle, high)
+    return math.sqrt(low * high)
+
+
+def _sums_over_ranks(*values: Float[Tensor, " n"]) -> list[float]:
+    sums = torch.stack([value.sum() for value in values])
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(sums)
+    return sums.tolist()
