@@ -21,6 +21,9 @@ for harmless in ("does not have many workers", "exists and is not empty", "isins
 def main(config: DictConfig) -> None:
     folder = HydraConfig.get().runtime.output_dir
     L.seed_everything(config.seed, workers=True, verbose=False)
+    if "task" in config:  # an experiment that does something else than train
+        instantiate(config.task)(config, folder)
+        return
 
     data = instantiate(config.data)
     data.setup()

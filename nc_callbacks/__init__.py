@@ -9,6 +9,7 @@ from nc_callbacks.callbacks import (
 )
 from nc_callbacks.heads import CentredMeanHead
 from nc_callbacks.statistics import ClassMoments, ClassStatistics, OutputErrors
+from nc_callbacks.transfer import rank_sources
 
 __all__ = [
     "CentredMeanHead",
@@ -20,4 +21,5 @@ __all__ = [
     "OutputErrors",
     "QuasiInterpolation",
     "WeightMeanAlignment",
+    "rank_sources",
 ]

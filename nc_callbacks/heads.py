@@ -311,10 +311,7 @@ class CentredMeanHead(nn.Module):
 
     def _check(self, features: Tensor) -> None:
         if not self._fitted:
-            raise RuntimeError(
-                "CentredMeanHead has no class means yet: call update(features, targets) and then finalize(), or make "
-                "it with from_loader or from_moments."
-            )
+            raise RuntimeError("CentredMeanHead has no class means yet: call update(features, targets) and finalize().")
         if features.shape[-1] != self.weight.shape[1]:
             raise ValueError(
                 f"Expected features with a last dimension of {self.weight.shape[1]}, as when the class means were "

@@ -1,0 +1,168 @@
+"""Fig. 3 of Seddik & Tamaazousti (2022): four ways to a head on noisy versions of the source's images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Literal
+
+import torch
+from hydra.utils import instantiate
+from jaxtyping import Float, Int
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from nc_callbacks.experiments.transfer import (
+    Row,
+    features_of,
+    print_rows,
+    train_heads,
+    trained_network,
+    with_noise,
+    write_rows,
+)
+from nc_callbacks.heads import CentredMeanHead, HeadMode
+
+METHODS: dict[str, HeadMode | None] = {"CM": "fixed", "LWM": "mixing", "WFS": None, "WICM": "trainable"}
+"""The paper's names, and the mode of `CentredMeanHead` that each is; WFS is a linear layer with random weights."""
+
+
+def run(
+    config: DictConfig,
+    folder: str | Path,
+    *,
+    variances: Sequence[float],
+    curve_variances: Sequence[float],
+    samples: int,
+    seeds: int,
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    scale: float | Literal["fit"],
+) -> None:
+    """Train a source network on clean images, then heads on noisy ones; write CSV files and two figures.
+
+    ``curves.csv`` has the test accuracy over steps of each method, variance and seed, ``accuracy.csv`` mean and
+    standard deviation over seeds after the last step, ``steps.csv`` the steps that each head takes to 99 % of the final
+    accuracy of WFS (empty: more than it was given).
+
+    Args:
+        config: The configuration of `train.py`: data, model, loss, optimizer and trainer are those of the source.
+        folder: The run folder.
+        variances: σ² of the noise on the target's images, training and test alike; pixels lie in [0, 1].
+        curve_variances: Those of which accuracies over steps are drawn.
+        samples: Target training images drawn at random for each seed (all, where there are fewer).
+        seeds: How often samples, noise and random weights are drawn; at least 2, for a standard deviation.
+        steps: Optimiser steps of each head.
+        batch_size: Samples a step.
+        learning_rate: Of Adam.
+        scale: Of M̄ at the start, or ``"fit"``; see `CentredMeanHead.fit_scale`.
+
+    Raises:
+        ValueError: An argument is out of its range.
+    """
+    from nc_callbacks.figures.transfer import accuracy_figure, steps_figure
+
+    if seeds < 2 or steps < 1 or not set(curve_variances) <= set(variances):
+        raise ValueError(
+            f"Expected seeds ≥ 2, steps ≥ 1 and curve_variances among variances; got seeds={seeds}, steps={steps}, "
+            f"curve_variances={list(curve_variances)}, variances={list(variances)}."
+        )
+    data = instantiate(config.data)
+    data.setup()
+    (images, targets), (test_images, test_targets) = data.train_set.tensors, data.val_set.tensors
+    network = trained_network(config, images, targets, config.trainer.max_epochs)
+    evaluate_at = steps_to_look_at(steps)
+    rows: list[Row] = []
+    for variance in variances:
+        drawn = []
+        for seed in range(seeds):
+            generator = torch.Generator().manual_seed(seed)
+            chosen = torch.randperm(len(images), generator=generator)[:samples]
+            train = features_of(network, with_noise(images[chosen], variance, generator))
+            test = features_of(network, with_noise(test_images, variance, generator))
+            drawn.append((train, targets[chosen], test))
+        train, train_targets, test = map(torch.stack, zip(*drawn, strict=True))
+        for method, mode in METHODS.items():
+            heads = [make_head(mode, x, y, data.num_classes, scale) for x, y in zip(train, train_targets, strict=True)]
+            if mode == "fixed":
+                at = [0]
+                accuracies = torch.stack(
+                    [(head(x).argmax(1) == test_targets) for head, x in zip(heads, test, strict=True)]
+                )
+                accuracies = accuracies.float().mean(1, keepdim=True)
+            else:
+                at, features = evaluate_at, (test, test_targets)
+                accuracies = train_heads(heads, (train, train_targets), features, at, batch_size, learning_rate)
+            for seed, curve in enumerate(accuracies.tolist()):
+                for step, accuracy in zip(at, curve, strict=True):
+                    rows.append(
+                        {"method": method, "variance": variance, "seed": seed, "step": step, "accuracy": accuracy}
+                    )
+    folder = Path(folder)
+    final, speed = final_accuracies(rows), steps_to_reach(rows)
+    for name, table in (("curves", rows), ("accuracy", final), ("steps", speed)):
+        write_rows(folder / f"{name}.csv", table)
+    print_rows("Test accuracy after the last step", final)
+    print_rows("Steps to 99 % of the final accuracy of WFS", speed)
+    accuracy_figure(final).savefig(folder / "transfer_accuracy.png", dpi=130)
+    steps_figure(rows, curve_variances).savefig(folder / "transfer_steps.png", dpi=130)
+    print(f"\nRun folder: {folder}")
+
+
+def make_head(
+    mode: HeadMode | None,
+    features: Float[Tensor, "n p"],
+    targets: Int[Tensor, " n"],
+    num_classes: int,
+    scale: float | Literal["fit"],
+) -> nn.Module:
+    """A head before training: centred means in that mode, or for None a linear layer with random weights."""
+    if mode is None:
+        return nn.Linear(features.shape[1], num_classes, bias=False)
+    head = CentredMeanHead(features.shape[1], num_classes, mode, scale=1.0 if scale == "fit" else scale)
+    head.update(features, targets)
+    head.finalize()
+    if scale == "fit":
+        head.fit_scale(features, targets)
+    return head
+
+
+def steps_to_look_at(steps: int) -> list[int]:
+    """Every step up to 50, then about every 50th part more, and the last.
+
+    Example:
+        >>> steps_to_look_at(53), len(steps_to_look_at(1000))
+        ([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20], 0)
+    """
+    looks = [0]
+    while looks[-1] < steps:
+        looks.append(min(steps, looks[-1] + max(1, looks[-1] // 50)))
+    return looks
+
+
+def final_accuracies(rows: Sequence[Row]) -> list[Row]:
+    """Mean and standard deviation over seeds (divisor seeds − 1) of the last accuracy, by variance and method."""
+    last: dict[tuple[float, str], dict[int, float]] = {}
+    for row in rows:
+        last.setdefault((row["variance"], row["method"]), {})[row["seed"]] = row["accuracy"]
+    return [
+        {"variance": variance, "method": method, "mean": fmean(of.values()), "std": stdev(of.values())}
+        for (variance, method), of in last.items()
+    ]
+
+
+def steps_to_reach(rows: Sequence[Row], share: float = 0.99) -> list[Row]:
+    """First step at which each trained head has that share of the final accuracy of WFS of its variance and seed."""
+    goal = {(row["variance"], row["seed"]): share * row["accuracy"] for row in rows if row["method"] == "WFS"}
+    reached: dict[tuple[float, str, int], int | str] = {}
+    for row in rows:
+        key = (row["variance"], row["method"], row["seed"])
+        if reached.setdefault(key, "") == "" and row["accuracy"] >= goal[row["variance"], row["seed"]]:
+            reached[key] = row["step"]
+    by_seed: dict[tuple[float, str], Row] = {}
+    for (variance, method, seed), step in reached.items():
+        by_seed.setdefault((variance, method), {"variance": variance, "method": method})
+        by_seed[variance, method] = {**by_seed[variance, method], f"seed {seed}": step}
+    return list(by_seed.values())

@@ -1,0 +1,154 @@
+"""Backbones and target data from what is given on a command line. Needs the extra ``experiments``."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from nc_callbacks.probe import find_head, undisturbed
+
+FOLDER_SIZE = 224
+"""Height and width that the images of a folder are cropped to."""
+
+
+class Colour(nn.Module):
+    """Repeats the channel of grey images, so that networks of colour images take them."""
+
+    def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n channels h w"]:
+        return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
+
+
+def without_classifier(model: nn.Module, inputs: Tensor) -> nn.Module:
+    """The model with its classifier replaced by the identity, so that it returns the features.
+
+    Args:
+        model: Changed in place.
+        inputs: A batch to find the classifier with (`nc_callbacks.probe.find_head`).
+
+    Raises:
+        ValueError: The classifier is not found.
+
+    Example:
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
+        >>> without_classifier(model, torch.zeros(2, 4))(torch.zeros(2, 4)).shape
+        torch.Size([2, 8])
+    """
+    with undisturbed(model):
+        name = find_head(model, lambda: model(inputs))
+    model.set_submodule(name, nn.Identity())
+    return model
+
+
+def torchvision_backbone(name: str, weights: str = "DEFAULT") -> nn.Module:
+    """A network of torchvision without its classifier, behind the transforms that its weights ask for.
+
+    Args:
+        name: Such as ``resnet18``.
+        weights: A name among its weights, downloaded where they are not there, or ``random``.
+
+    Raises:
+        ValueError: torchvision has no such network or weights.
+    """
+    from torchvision import models
+
+    known = models.get_model_weights(name)
+    if weights != "random" and weights not in known.__members__:
+        raise ValueError(
+            f"weights of {name} must be 'random' or one of {', '.join(known.__members__)}; got {weights!r}."
+        )
+    chosen = known["DEFAULT" if weights == "random" else weights]
+    model = models.get_model(name, weights=None if weights == "random" else chosen)
+    images = torch.zeros(2, 3, FOLDER_SIZE, FOLDER_SIZE)
+    transforms = chosen.transforms()
+    return nn.Sequential(Colour(), transforms, without_classifier(model, transforms(images)))
+
+
+def run_backbone(path: Path) -> nn.Module:
+    """The backbone of a run of `train.py`, with its trained weights.
+
+    Args:
+        path: The run's folder, or a checkpoint in it. The configuration in the folder is instantiated, so that it must
+            be one to trust.
+
+    Raises:
+        FileNotFoundError: The checkpoint, or the configuration that says which network it is of, is not there.
+    """
+    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
+
+    checkpoint = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
+    folder = next(
+        (parent for parent in checkpoint.absolute().parents if (parent / ".hydra/config.yaml").is_file()), None
+    )
+    if not checkpoint.is_file() or folder is None:
+        raise FileNotFoundError(
+            f"Expected {path} to be a run folder of train.py or a checkpoint in one, with its .hydra/config.yaml; "
+            f"{'there is no such configuration above it' if checkpoint.is_file() else f'{checkpoint} is not there'}."
+        )
+    config = OmegaConf.load(folder / ".hydra" / "config.yaml")
+    data = instantiate(config.data)
+    network = instantiate(config.model, image_shape=data.image_shape, num_classes=data.num_classes)
+    weights = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    start = "network."
+    network.load_state_dict({key.removeprefix(start): w for key, w in weights.items() if key.startswith(start)})
+    return network.backbone
+
+
+def source(name: str, device: str) -> Callable[[], nn.Module]:
+    """A function that makes the named backbone on a device.
+
+    Args:
+        name: ``torchvision:NETWORK`` (pretrained), ``torchvision:NETWORK:WEIGHTS`` (``random`` for none), a run folder
+            of train.py or a checkpoint in one, or ``package.module:function`` for a function without arguments that
+            returns a module from images to features.
+        device: Such as ``cpu`` or ``cuda``.
+    """
+
+    def make() -> nn.Module:
+        kind, _, rest = name.partition(":")
+        if kind == "torchvision":
+            backbone = torchvision_backbone(*rest.split(":", 1))
+        elif rest and not Path(name).exists():
+            backbone = getattr(importlib.import_module(kind), rest)()
+        else:
+            backbone = run_backbone(Path(name))
+        return backbone.to(device)
+
+    return make
+
+
+def target_loaders(data: str, root: str, batch_size: int) -> tuple[DataLoader, DataLoader | None, int]:
+    """Training loader, test loader (None: to be held out) and number of classes of a data set or a folder.
+
+    Args:
+        data: A name that `nc_callbacks.experiments.data.ImageData` knows, or a folder with a subfolder of images a
+            class.
+        root: Where the named data set lies.
+        batch_size: Samples a batch.
+
+    Raises:
+        FileNotFoundError: The data is not there.
+    """
+    from nc_callbacks.experiments.data import IMAGE_SETS, ImageData
+
+    if data in IMAGE_SETS:
+        images = ImageData(data, root=root, batch_size=batch_size)
+        images.setup()
+        return images.train_dataloader(), images.val_dataloader(), images.num_classes
+    if not Path(data).is_dir():
+        raise FileNotFoundError(
+            f"--data must be one of {', '.join(IMAGE_SETS)}, or a folder with a subfolder of images for each class; "
+            f"got {data!r}."
+        )
+    from torchvision import transforms
+    from torchvision.datasets import ImageFolder
+
+    steps = [transforms.Resize(FOLDER_SIZE), transforms.CenterCrop(FOLDER_SIZE), transforms.ToTensor()]
+    folder = ImageFolder(data, transforms.Compose(steps))
+    return DataLoader(folder, batch_size=batch_size, num_workers=2), None, len(folder.classes)
