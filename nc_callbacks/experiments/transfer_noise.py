@@ -133,8 +133,8 @@ def steps_to_look_at(steps: int) -> list[int]:
     """Every step up to 50, then about every 50th part more, and the last.
 
     Example:
-        >>> steps_to_look_at(53), len(steps_to_look_at(1000))
-        ([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20], 0)
+        >>> steps_to_look_at(104)[98:], len(steps_to_look_at(1000))
+        ([98, 99, 100, 102, 104], 208)
     """
     looks = [0]
     while looks[-1] < steps:
@@ -154,15 +154,24 @@ def final_accuracies(rows: Sequence[Row]) -> list[Row]:
 
 
 def steps_to_reach(rows: Sequence[Row], share: float = 0.99) -> list[Row]:
-    """First step at which each trained head has that share of the final accuracy of WFS of its variance and seed."""
-    goal = {(row["variance"], row["seed"]): share * row["accuracy"] for row in rows if row["method"] == "WFS"}
-    reached: dict[tuple[float, str, int], int | str] = {}
+    """First step at which each head has that share of the final accuracy of WFS of its variance and seed.
+
+    The column ``mean`` is that of the accuracies averaged over seeds; a single test sample counts less there.
+    """
+    curves: dict[tuple[float, str], dict[str, dict[int, float]]] = {}
     for row in rows:
-        key = (row["variance"], row["method"], row["seed"])
-        if reached.setdefault(key, "") == "" and row["accuracy"] >= goal[row["variance"], row["seed"]]:
-            reached[key] = row["step"]
-    by_seed: dict[tuple[float, str], Row] = {}
-    for (variance, method, seed), step in reached.items():
-        by_seed.setdefault((variance, method), {"variance": variance, "method": method})
-        by_seed[variance, method] = {**by_seed[variance, method], f"seed {seed}": step}
-    return list(by_seed.values())
+        by_seed = curves.setdefault((row["variance"], row["method"]), {})
+        by_seed.setdefault(f"seed {row['seed']}", {})[row["step"]] = row["accuracy"]
+    for by_seed in curves.values():
+        own = list(by_seed.values())
+        by_seed["mean"] = {step: fmean(curve[step] for curve in own) for step in own[0]}
+
+    def first(variance: float, seed: str, curve: dict[int, float]) -> int | str:
+        goal = share * list(curves[variance, "WFS"][seed].values())[-1]
+        return next((step for step, accuracy in curve.items() if accuracy >= goal), "")
+
+    return [
+        {"variance": variance, "method": method}
+        | {seed: first(variance, seed, curve) for seed, curve in by_seed.items()}
+        for (variance, method), by_seed in curves.items()
+    ]
