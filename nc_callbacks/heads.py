@@ -212,7 +212,7 @@ class CentredMeanHead(nn.Module):
             # One rank may have no sample, or none may be new.
             warnings.filterwarnings("ignore", "The ``compute`` method")
             new = self.statistics.compute()
-        self.statistics.reset()
+        self._restart_statistics()
         self._add(new)
 
     def forward(self, features: Float[Tensor, "*n p"]) -> Float[Tensor, "*n k"]:
@@ -332,6 +332,7 @@ class CentredMeanHead(nn.Module):
         if not self.num_features:
             for tensor in (self.means, self.weight):
                 tensor.data = tensor.new_zeros(new.means.shape)
+            self._restart_statistics()
         counts = self.counts + new.counts
         if int((counts > 0).sum()) < 2:
             raise ValueError(

@@ -156,7 +156,7 @@ def final_accuracies(rows: Sequence[Row]) -> list[Row]:
 def steps_to_reach(rows: Sequence[Row], share: float = 0.99) -> list[Row]:
     """First step at which each head has that share of the final accuracy of WFS of its variance and seed.
 
-    The column ``mean`` is that of the accuracies averaged over seeds; a single test sample counts less there.
+    The column ``mean curve`` is that of the accuracies averaged over seeds; a single test sample counts less there.
     """
     curves: dict[tuple[float, str], dict[str, dict[int, float]]] = {}
     for row in rows:
@@ -164,7 +164,7 @@ def steps_to_reach(rows: Sequence[Row], share: float = 0.99) -> list[Row]:
         by_seed.setdefault(f"seed {row['seed']}", {})[row["step"]] = row["accuracy"]
     for by_seed in curves.values():
         own = list(by_seed.values())
-        by_seed["mean"] = {step: fmean(curve[step] for curve in own) for step in own[0]}
+        by_seed["mean curve"] = {step: fmean(curve[step] for curve in own) for step in own[0]}
 
     def first(variance: float, seed: str, curve: dict[int, float]) -> int | str:
         goal = share * list(curves[variance, "WFS"][seed].values())[-1]

@@ -1,0 +1,187 @@
+"""The callback that starts a model's own classifier at the centred class means."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from nc_callbacks import CentredMeanInit
+from tests.callbacks.common import Classifier, K, loader, samples, trainer
+from tests.test_heads import expected_weight
+
+ROOT = Path(__file__).parents[2]
+
+
+class Recorded(Classifier):
+    """Keeps the classifier as it is before the first step."""
+
+    def on_train_batch_start(self, batch, batch_idx):
+        if not hasattr(self, "first_weight"):
+            self.first_weight = self.head.weight.detach().clone()
+            self.first_bias = self.head.bias.detach().clone()
+
+
+def start_of(model):
+    """M̄ of the untrained model's features in eval mode, in float64 from its definition."""
+    x, y = samples()
+    with torch.no_grad():
+        return expected_weight(model.body.eval()(x), y, classes=range(K))
+
+
+@pytest.mark.parametrize("head", [None, "head"])
+def test_starts_at_the_class_means(head):
+    expected = start_of(Classifier())
+    model, callback = Recorded(), CentredMeanInit(head=head, scale=2.0)
+    trainer(callback).fit(model, loader())
+    np.testing.assert_allclose(model.first_weight, 2 * expected, rtol=1e-4, atol=1e-5)
+    assert not model.first_bias.any()
+    assert callback.scale == 2.0
+    assert not torch.equal(model.head.weight, model.first_weight)
+
+
+def test_fitted_scale_gives_the_least_first_loss():
+    x, y = samples()
+    model, callback = Recorded(), CentredMeanInit()
+    with torch.no_grad():
+        features = Classifier().body.eval()(x).double()
+    trainer(callback).fit(model, loader())
+    losses = [
+        nn.functional.cross_entropy(factor * features @ model.first_weight.double().T, y).item()
+        for factor in (0.99, 1.0, 1.01)
+    ]
+    assert losses[1] == min(losses)
+
+
+def test_one_pass_that_disturbs_nothing():
+    class Watched(Recorded):
+        def on_train_batch_start(self, batch, batch_idx):
+            if batch_idx == 0 and self.current_epoch == 0:
+                self.calls_before, self.modes = self.forward_calls, [m.training for m in self.modules()]
+                self.norm = {name: value.clone() for name, value in self.body.named_buffers()}
+                self.random = torch.get_rng_state()
+
+    plain, started = Watched(), Watched()
+    for model, callbacks in ((plain, []), (started, [CentredMeanInit(head="head")])):
+        L.seed_everything(3, verbose=False)
+        trainer(*callbacks).fit(model, loader())
+    assert started.calls_before - plain.calls_before == len(loader())
+    assert started.modes == plain.modes
+    assert torch.equal(started.random, plain.random)
+    assert all(torch.equal(value, plain.norm[name]) for name, value in started.norm.items())
+
+
+@pytest.mark.parametrize("limit", [2, 0.4])
+def test_keeps_to_the_trainers_limit(limit):
+    model = Recorded()
+    trainer(CentredMeanInit(head="head"), limit_train_batches=limit).fit(model, loader())
+    assert model.forward_calls == 2 * 2
+
+
+def test_freeze_backbone_trains_the_head_on_features_that_stay():
+    model = Recorded()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    x, _ = samples()
+    features = model.body.eval()(x)
+    model.train()
+    trainer(CentredMeanInit(head="head", freeze_backbone=True), max_epochs=2).fit(model, loader(), loader(1))
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]) == (not name.startswith("head")), name
+    assert torch.equal(model.body.eval()(x), features)
+    assert [name for name, p in model.named_parameters() if p.requires_grad] == ["head.weight", "head.bias"]
+
+
+def test_not_again_on_resume(tmp_path):
+    callback = CentredMeanInit(head="head")
+    first = trainer(callback, max_epochs=2)
+    first.fit(Recorded(), loader())
+    first.save_checkpoint(tmp_path / "a.ckpt")
+    resumed, again = Recorded(), CentredMeanInit(head="head")
+    trainer(again, max_epochs=3).fit(resumed, loader(), ckpt_path=tmp_path / "a.ckpt", weights_only=True)
+    assert torch.equal(
+        resumed.first_weight, torch.load(tmp_path / "a.ckpt", weights_only=True)["state_dict"]["head.weight"]
+    )
+    assert again.scale == callback.scale
+    # Nor where the checkpoint is of a run without the callback, nor where the trainer goes on.
+    without = trainer(max_epochs=1)
+    without.fit(Recorded(), loader())
+    without.save_checkpoint(tmp_path / "b.ckpt")
+    late, callback = Recorded(), CentredMeanInit(head="head")
+    trainer(callback, max_epochs=2).fit(late, loader(), ckpt_path=tmp_path / "b.ckpt", weights_only=True)
+    assert callback.scale is None
+    # But a new fit of another trainer starts anew.
+    fresh = Recorded()
+    trainer(again).fit(fresh, loader())
+    assert again.scale is not None
+    assert not torch.equal(fresh.first_weight, Classifier().head.weight)
+
+
+def test_a_checkpoint_from_before_the_first_step_counts_too(tmp_path):
+    class Save(L.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            trainer.save_checkpoint(tmp_path / "first.ckpt")
+
+    trainer(CentredMeanInit(head="head"), Save(), max_steps=1).fit(Recorded(), loader())
+    model = Recorded()
+    fit = trainer(CentredMeanInit(head="head"), max_epochs=2)
+    fit.fit(model, loader(), ckpt_path=tmp_path / "first.ckpt", weights_only=True)
+    assert model.forward_calls < 3 * len(loader())
+
+
+def test_convolutional_classifier_and_absent_class():
+    class Convolutional(Recorded):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Conv2d(8, K + 1, 1)
+
+        def forward(self, x):
+            return self.head(self.body(x)[:, :, None, None]).flatten(1)
+
+    model = Convolutional()
+    expected = start_of(model)
+    with pytest.warns(UserWarning, match="No sample has class 4"):
+        trainer(CentredMeanInit(scale=1.0)).fit(model, loader())
+    assert model.first_weight.shape == (K + 1, 8, 1, 1)
+    np.testing.assert_allclose(model.first_weight[:K].flatten(1), expected, rtol=1e-4, atol=1e-5)
+    assert not model.first_weight[K].any()
+
+
+class TestBadInputs:
+    def test_arguments(self):
+        with pytest.raises(ValueError, match=r'freeze_backbone=True needs the name .*head="..."'):
+            CentredMeanInit(freeze_backbone=True)
+        with pytest.raises(ValueError, match="normalize must be"):
+            CentredMeanInit(normalize="l1")
+        with pytest.raises(ValueError, match="scale must be a positive number, got -1"):
+            CentredMeanInit(scale=-1)
+
+    def test_unknown_head_is_refused_before_training(self):
+        model = Classifier()
+        with pytest.raises(ValueError, match="head 'classifier' is not a module of Classifier"):
+            trainer(CentredMeanInit(head="classifier")).fit(model, loader())
+        assert model.forward_calls == 0
+
+    def test_loader_without_targets(self):
+        data = DataLoader(TensorDataset(samples()[0]), batch_size=8)
+        with pytest.raises(ValueError, match="Expected batches that start with"):
+            trainer(CentredMeanInit(head="head")).fit(Classifier(), data)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 3])
+def test_ranks_start_alike(processes, tmp_path):
+    file = tmp_path / "start.pt"
+    command = [sys.executable, "-m", "tests.callbacks.init_script", str(processes), str(file)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr[-3000:]
+    weights = torch.load(file, weights_only=True)
+    assert len(weights) == processes
+    assert all(torch.equal(weight, weights[0]) for weight in weights)
+    np.testing.assert_allclose(weights[0].cpu(), start_of(Classifier()), rtol=1e-4, atol=1e-5)

@@ -1,0 +1,61 @@
+"""Features of a backbone batch by batch, and the random sample of a stream."""
+
+import pytest
+import torch
+from torch import nn
+
+from nc_callbacks.features import FeatureSample, as_rows, device_of
+
+
+def streamed(seed=0, size=50, n=2000, batch=37):
+    sample = FeatureSample(size, seed)
+    for rows in torch.arange(n).split(batch):
+        sample.update(rows[:, None].double(), rows)
+    return sample.read()
+
+
+def test_sample_is_without_replacement_and_keeps_rows_and_targets_together():
+    features, targets = streamed()
+    assert len(targets.unique()) == len(targets) == 50
+    assert torch.equal(features[:, 0].long(), targets)
+
+
+def test_sample_is_uniform():
+    # Each of the 40 blocks of 50 rows is expected to hold 50 · 200 / 40 = 250 of all draws.
+    draws = torch.cat([streamed(seed)[1] for seed in range(200)])
+    blocks = torch.bincount(draws // 50, minlength=40).double()
+    chi_squared = ((blocks - 250).square() / 250).sum()
+    assert chi_squared < 80  # 39 degrees of freedom: exceeded once in ten thousand times
+
+
+def test_short_streams_are_kept_whole_and_the_global_state_is_left_alone():
+    state = torch.get_rng_state()
+    assert streamed(size=500, n=100)[1].sort().values.tolist() == list(range(100))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_memory_is_bounded():
+    sample = FeatureSample(10)
+    for _ in range(100):
+        sample.update(torch.zeros(7, 3), torch.zeros(7, dtype=torch.long))
+        assert sum(len(part[0]) for part in sample._parts) <= 20
+
+
+def test_empty_sample():
+    features, targets = FeatureSample().read()
+    assert (features.shape, targets.shape) == ((0, 0), (0,))
+
+
+def test_rows():
+    x, y = as_rows(torch.zeros(4, 3, 1, 1), torch.zeros(4, dtype=torch.long))
+    assert (x.shape, y.shape) == ((4, 3), (4,))
+    x, y = as_rows(torch.zeros(4, 5, 3), torch.zeros(4, 5, dtype=torch.long))
+    assert (x.shape, y.shape) == ((20, 3), (20,))
+    with pytest.raises(ValueError, match="one row of features a target"):
+        as_rows(torch.zeros(4, 3), torch.zeros(5, dtype=torch.long))
+
+
+def test_device_of():
+    assert device_of(nn.Identity()) == torch.device("cpu")
+    assert device_of(nn.Linear(2, 2, device="meta")) == torch.device("meta")
+    assert device_of(nn.BatchNorm1d(2, affine=False, device="meta")) == torch.device("meta")
