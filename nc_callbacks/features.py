@@ -18,6 +18,19 @@ from nc_callbacks.probe import default_batch_fn
 BatchFn = Callable[[Any], tuple[Any, Any]]
 
 
+def check_backbone(backbone: Any) -> None:
+    """Refuse what is no module.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if not isinstance(backbone, nn.Module):
+        raise ValueError(
+            f"backbone must be an nn.Module from inputs to features, got {type(backbone).__name__}. For a loader of "
+            "features pass torch.nn.Identity()."
+        )
+
+
 def device_of(backbone: nn.Module) -> torch.device:
     """Where the module's first parameter or buffer lies; the CPU where it has none."""
     tensor = next(chain(backbone.parameters(), backbone.buffers()), None)

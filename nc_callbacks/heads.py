@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from nc_callbacks.features import BatchFn, FeatureSample, as_rows, device_of, feature_batches
+from nc_callbacks.features import BatchFn, FeatureSample, as_rows, check_backbone, device_of, feature_batches
 from nc_callbacks.functional import centred_mean_weight
 from nc_callbacks.probe import class_indices, undisturbed
 from nc_callbacks.statistics import ClassMoments, ClassStatistics, wide_dtype
@@ -152,11 +152,7 @@ class CentredMeanHead(nn.Module):
             >>> head.counts.tolist(), head.weight.shape
             ([20, 20, 20], torch.Size([3, 3]))
         """
-        if not isinstance(backbone, nn.Module):
-            raise ValueError(
-                f"backbone must be an nn.Module from inputs to features, got {type(backbone).__name__}. For a loader "
-                "of features pass torch.nn.Identity()."
-            )
+        check_backbone(backbone)
         head = cls(None, num_classes, mode, normalize, 1.0 if scale == "fit" else scale).to(device_of(backbone))
         sample = FeatureSample() if scale == "fit" else None
         with undisturbed(backbone):

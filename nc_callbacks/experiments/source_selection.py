@@ -60,7 +60,7 @@ def run(
         draws: How often 1 % of the target's data is drawn.
 
     Raises:
-        ValueError: There are fewer than two sources or targets.
+        ValueError: There are fewer than two sources, or no targets.
     """
     from nc_callbacks.figures.transfer import ranking_figure
 

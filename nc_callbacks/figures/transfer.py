@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from nc_callbacks.figures.style import LINES, label_axes
 
@@ -84,6 +85,6 @@ def ranking_figure(rows: Sequence[Row], score: str, truth: str, label: str) -> F
                 marker = markers[place % len(markers)]
                 axes.plot(row[score], row[truth], marker, color=color, label=row["source"], ms=6)
         label_axes(axes, target, "accuracy of the trained head", label)
-        axes.xaxis.set_major_locator(axes.yaxis.get_major_locator().__class__())
+        axes.xaxis.set_major_locator(MaxNLocator(5))
     figure.legend(*panels[0].get_legend_handles_labels(), frameon=False, fontsize=8, loc="outside right center")
     return figure

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from nc_callbacks.features import BatchFn, as_rows, device_of, feature_batches
+from nc_callbacks.features import BatchFn, as_rows, check_backbone, device_of, feature_batches
 from nc_callbacks.functional import nc1, near_optimality
 from nc_callbacks.heads import CentredMeanHead
 from nc_callbacks.loader import own_loader
@@ -90,6 +90,7 @@ def rank_sources(
         start = time.perf_counter()
         try:
             module = backbone if isinstance(backbone, nn.Module) else backbone()
+            check_backbone(module)
             start = time.perf_counter()
             with undisturbed(module):
                 train = _batches(module, loader, num_classes, batch_fn)
