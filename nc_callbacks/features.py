@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor, nn
 
-from nc_callbacks.loader import own_loader
+from nc_callbacks.loader import own_loaders
 from nc_callbacks.probe import default_batch_fn
 
 BatchFn = Callable[[Any], tuple[Any, Any]]
@@ -54,9 +54,9 @@ def feature_batches(
     """
     distributed = dist.is_available() and dist.is_initialized()
     rank, world_size = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
-    own, counted = own_loader(loader, rank, world_size)
     device = device_of(backbone)
-    for number, batch in enumerate(own):
+    numbered = ((own, *item) for own in own_loaders(loader, rank, world_size) for item in enumerate(own.loader))
+    for own, number, batch in numbered:
         inputs, targets = (batch_fn or default_batch_fn)(move_data_to_device(batch, device))
         features = backbone(inputs)
         if not isinstance(features, Tensor):
@@ -64,7 +64,7 @@ def feature_batches(
                 f"Expected the backbone ({type(backbone).__name__}) to return features as a tensor, got "
                 f"{type(features).__name__}. Wrap it in a module whose forward picks them."
             )
-        if counted is None or number < counted:
+        if own.counts(number):
             yield features, targets
 
 

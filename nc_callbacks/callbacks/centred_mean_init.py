@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from itertools import islice
 from typing import Any, Literal
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.trainer.states import RunningStage
 from lightning.pytorch.utilities import rank_zero_info
-from lightning.pytorch.utilities.model_helpers import is_overridden
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import distribute_tensor
 
-from nc_callbacks.callbacks.progress import progress
+from nc_callbacks.callbacks.observation import Source
+from nc_callbacks.callbacks.passes import Passes, Raw
+from nc_callbacks.callbacks.trainers import overrides
 from nc_callbacks.features import FeatureSample
 from nc_callbacks.heads import CentredMeanHead, Normalize
-from nc_callbacks.loader import own_loader
-from nc_callbacks.probe import Tap, default_batch_fn, find_head, named_head, undisturbed
+from nc_callbacks.loader import own_loaders
+from nc_callbacks.probe import Tap, default_batch_fn, find_head, named_head
+from nc_callbacks.probe.classifier import unsharded
+
+IGNORED = -100
+"""Samples with this target take no part, as in torch's cross-entropy."""
 
 
 class CentredMeanInit(Callback):
@@ -88,7 +92,7 @@ class CentredMeanInit(Callback):
         if trainer.global_step == 0:
             self.scale = None
         # A model that builds its layers in configure_model has none yet. The others are frozen before DDP wraps them.
-        if not is_overridden("configure_model", pl_module):
+        if not overrides(pl_module, "configure_model"):
             self._check_and_freeze(pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -97,14 +101,7 @@ class CentredMeanInit(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.scale is not None or trainer.global_step > 0:
             return
-        stage = trainer.state.stage
-        with undisturbed(pl_module):
-            # Hooks such as on_after_batch_transfer augment where trainer.training is set.
-            trainer.state.stage = RunningStage.VALIDATING
-            try:
-                self._start(trainer, pl_module)
-            finally:
-                trainer.state.stage = stage
+        self._start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.freeze_backbone:
@@ -126,45 +123,49 @@ class CentredMeanInit(Callback):
 
     def _start(self, trainer: Trainer, model: LightningModule) -> None:
         """Pass over the training data, and set the classifier."""
-        loader, counted = own_loader(trainer.train_dataloader, trainer.global_rank, trainer.world_size)
-        name = self.head or find_head(model, lambda: self._forward(trainer, model, next(iter(loader)))[0])
-        batches = _number_of_batches(trainer, loader)
+        passes = Passes(trainer, model, Source(self.head, batch_fn=self.batch_fn, forward_fn=self.forward_fn))
         sample = FeatureSample()
-        given = 1.0 if self.given_scale == "fit" else self.given_scale
-        with Tap(model, name) as tap, progress(trainer, "Centred class means", batches) as advance:
-            k, p = tap.weight.shape
-            head = CentredMeanHead(p, k, normalize=self.normalize, scale=given).to(model.device)
-            for number, raw in enumerate(islice(loader, None if batches == math.inf else int(batches))):
-                batch = tap.read(self._forward(trainer, model, raw)[1])
-                if counted is None or number < counted:
-                    head.update(batch.features[name], batch.targets)
-                    sample.update(batch.features[name], batch.targets)
-                advance()
-        head.finalize()
-        if self.given_scale == "fit":
-            head.fit_scale(*sample.read())
-        # Ranks may round differently, and DDP keeps whatever difference there is.
-        weight = trainer.strategy.broadcast(head.weight.cpu())
-        tap.module.weight.copy_(weight.view_as(tap.module.weight))  # type: ignore
-        if tap.bias is not None:
-            tap.bias.zero_()
+        with passes.standing_still(trainer.train_dataloader):
+            name = self.head or find_head(model, lambda: passes.forward(_first_inputs(passes)))
+            with Tap(model, name) as tap:
+                given = 1.0 if self.given_scale == "fit" else self.given_scale
+                head = CentredMeanHead(tap.num_features, tap.num_classes, normalize=self.normalize, scale=given)
+                head = head.to(model.device)
+
+                def add(raw: Raw) -> None:
+                    inputs, targets = passes.inputs_and_targets(raw.batch)
+                    if targets is None:
+                        return
+                    passes.forward(inputs)
+                    batch = tap.read(targets)
+                    if raw.counts:
+                        kept = batch.targets != IGNORED
+                        head.update(batch.features[name][kept], batch.targets[kept])
+                        sample.update(batch.features[name][kept], batch.targets[kept])
+
+                passes.each("train (class means)", trainer.train_dataloader, add)
+            head.finalize()
+            if self.given_scale == "fit":
+                head.fit_scale(*sample.read())
+            # Ranks may round differently, and DDP keeps whatever difference there is.
+            weight = trainer.strategy.broadcast(head.weight.cpu())
+            with unsharded(model, writeback=True):
+                _set(tap.module.weight, weight)  # type: ignore[arg-type]
+                if isinstance(bias := getattr(tap.module, "bias", None), Tensor):
+                    bias.zero_()
         self.scale = float(head.scale)
         rank_zero_info(f"CentredMeanInit: {name!r} starts at the centred class means times {self.scale:.4g}.")
 
-    def _forward(self, trainer: Trainer, model: LightningModule, raw: Any) -> tuple[Any, Any]:
-        """Outputs and targets of a batch, moved and cast as in training."""
-        strategy = trainer.strategy
-        batch = model._on_before_batch_transfer(strategy.precision_plugin.convert_input(raw), dataloader_idx=0)
-        inputs, targets = self.batch_fn(strategy.batch_to_device(batch, dataloader_idx=0))
-        with strategy.precision_plugin.val_step_context():
-            return (model(inputs) if self.forward_fn is None else self.forward_fn(model, inputs)), targets
+
+def _first_inputs(passes: Passes) -> Any:
+    raw = next(iter(own_loaders(passes.trainer.train_dataloader)[0].loader), None)
+    if raw is None:
+        raise ValueError("The train loader is empty: it gave no batch.")
+    return passes.inputs_and_targets(raw)[0]
 
 
-def _number_of_batches(trainer: Trainer, loader: Any) -> float:
-    """Of a pass over the loader, within the trainer's `limit_train_batches` (also set by `fast_dev_run`)."""
-    limit = trainer.limit_train_batches
-    # The integer 1 means one batch, the float 1.0 all of them.
-    whole = limit is None or (isinstance(limit, float) and limit == 1)
-    return min(
-        len(loader) if hasattr(loader, "__len__") else math.inf, math.inf if whole else trainer.num_training_batches
-    )
+def _set(parameter: Tensor, value: Tensor) -> None:
+    value = value.to(parameter.device, parameter.dtype).view(parameter.shape)
+    if isinstance(mesh := getattr(parameter, "device_mesh", None), DeviceMesh):
+        value = distribute_tensor(value, mesh, parameter.placements)  # type: ignore[attr-defined]
+    parameter.copy_(value)

@@ -174,12 +174,12 @@ def _listed(names: Any) -> str:
 
 
 @contextmanager
-def unsharded(model: nn.Module) -> Iterator[None]:
-    """Whole parameters, where FullyShardedDataParallel keeps flat parts of them."""
+def unsharded(model: nn.Module, writeback: bool = False) -> Iterator[None]:
+    """Whole parameters, where FullyShardedDataParallel keeps flat parts of them; changes are kept on demand."""
     with ExitStack() as stack:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             from torch.distributed.fsdp import FullyShardedDataParallel
 
             if any(isinstance(module, FullyShardedDataParallel) for module in model.modules()):
-                stack.enter_context(FullyShardedDataParallel.summon_full_params(model, writeback=False))
+                stack.enter_context(FullyShardedDataParallel.summon_full_params(model, writeback=writeback))
         yield

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from nc_callbacks.features import BatchFn, as_rows, check_backbone, device_of, feature_batches
 from nc_callbacks.functional import nc1, near_optimality
 from nc_callbacks.heads import CentredMeanHead
-from nc_callbacks.loader import own_loader
+from nc_callbacks.loader import own_loaders
 from nc_callbacks.probe import class_indices, default_batch_fn, undisturbed
 from nc_callbacks.statistics import ClassMoments, ClassStatistics
 
@@ -107,7 +107,7 @@ def rank_sources(
 
 
 def _check_loader(name: str, loader: Any, num_classes: int, batch_fn: BatchFn) -> None:
-    batch = next(iter(own_loader(loader)[0]), None)
+    batch = next(iter(own_loaders(loader)[0].loader), None)
     if batch is None:
         raise ValueError(f"{name} is empty: it gave no batch.")
     class_indices(batch_fn(batch)[1], num_classes)
