@@ -9,6 +9,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from nc_callbacks.experiments.jobs import job
+from nc_callbacks.experiments.loggers import log_results
 from nc_callbacks.experiments.module import ImageClassifier
 from nc_callbacks.experiments.summary import print_summary, summarise
 
@@ -18,6 +20,7 @@ for harmless in ("does not have many workers", "exists and is not empty", "isins
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
+@job
 def main(config: DictConfig) -> None:
     folder = HydraConfig.get().runtime.output_dir
     L.seed_everything(config.seed, workers=True, verbose=False)
@@ -46,7 +49,9 @@ def main(config: DictConfig) -> None:
     start = time.perf_counter()
     trainer.fit(model, datamodule=data)
     if trainer.is_global_zero:
-        print_summary(summarise(trainer, folder, time.perf_counter() - start), folder)
+        summary = summarise(trainer, folder, time.perf_counter() - start)
+        log_results(trainer, config, summary["metrics"])
+        print_summary(summary, folder)
 
 
 if __name__ == "__main__":

@@ -1,23 +1,155 @@
-"""Loggers that need a decision at run time."""
+"""Loggers that need a decision at run time, and what goes to them when training has ended."""
 
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from nc_callbacks import FeatureSpectrum
+from nc_callbacks.callbacks.base import CollapseCallback
+
+MAX_ROWS = 10_000
+"""What W&B shows of a table."""
 
 
-def wandb_logger(**kwargs: Any) -> WandbLogger:
-    """A WandbLogger that is offline unless this machine is logged in to W&B, and never prompts.
-
-    ``WANDB_MODE`` is respected where it is set.
+def wandb_logger(save_dir: str | Path, group: str | None = None, name: str | None = None, **kwargs: Any) -> WandbLogger:
+    """A WandbLogger with the epoch as x-axis, offline unless this machine is logged in to W&B; it never prompts.
 
     Args:
+        save_dir: The run's folder.
+        group: By default that of the sweep which the folder belongs to.
+        name: Name of the run; by default W&B makes one up.
         kwargs: Passed to `lightning.pytorch.loggers.WandbLogger`.
     """
     import wandb
 
-    if "WANDB_MODE" not in os.environ and not wandb.api.api_key:
-        kwargs["offline"] = True
-    return WandbLogger(**kwargs)
+    if not wandb.api.api_key and os.environ.get("WANDB_MODE", "online") in ("online", "shared"):
+        os.environ["WANDB_MODE"] = "offline"
+    sweep = Path(save_dir).resolve().parent
+    if group is None and (sweep / "multirun.yaml").is_file():
+        group = "/".join(sweep.parts[-2:])
+    logger = WandbLogger(save_dir=save_dir, group=group, name=name[:128] if name else None, **kwargs)
+    if rank_zero_only.rank == 0:
+        logger.experiment.define_metric("epoch")
+        logger.experiment.define_metric("*", step_metric="epoch")
+    return logger
+
+
+def finish_wandb(failed: bool) -> None:
+    """End the W&B run of this process, if there is one, so that the next job starts one of its own."""
+    wandb = sys.modules.get("wandb")
+    if wandb is not None and wandb.run is not None:
+        wandb.finish(exit_code=int(failed))
+
+
+def log_results(trainer: Trainer, config: DictConfig, metrics: dict[str, float | None]) -> None:
+    """Give TensorBoard and W&B what exists when training has ended; a logger that fails gives a warning.
+
+    TensorBoard gets the figures, and the configuration with the final metrics (``final/…``) as hparams; W&B gets the
+    figures, and the per-class vectors as tables with a row a look and class.
+
+    Args:
+        trainer: A trainer that has fitted.
+        config: The run's configuration.
+        metrics: Final values by log key.
+    """
+    callbacks = [c for c in trainer.callbacks if isinstance(c, CollapseCallback)]  # type: ignore[attr-defined]
+    figures = _figures(trainer, callbacks)
+    for logger in trainer.loggers:
+        try:
+            if isinstance(logger, TensorBoardLogger):
+                _log_to_tensorboard(logger, trainer, config, metrics, figures)
+            elif isinstance(logger, WandbLogger):
+                _log_to_wandb(logger, trainer, callbacks, figures)
+        except Exception as error:
+            rank_zero_warn(f"{type(logger).__name__} could not log figures, tables or hparams: {error!r}.")
+
+
+def _figures(trainer: Trainer, callbacks: list[CollapseCallback]) -> dict[str, Path]:
+    """The figures that the callbacks have saved, by name."""
+    given = [callback.figures for callback in callbacks if callback.figures]
+    folders = {Path(trainer.default_root_dir, "figures") if figures is True else Path(figures) for figures in given}
+    return {
+        path.relative_to(folder).with_suffix("").as_posix(): path
+        for folder in sorted(folders)
+        for path in sorted(folder.rglob("*.png"))
+    }
+
+
+def _log_to_tensorboard(
+    logger: TensorBoardLogger,
+    trainer: Trainer,
+    config: DictConfig,
+    metrics: dict[str, float | None],
+    figures: dict[str, Path],
+) -> None:
+    from matplotlib.image import imread
+
+    for name, path in figures.items():
+        logger.experiment.add_image(f"figures/{name}", imread(path), trainer.global_step, dataformats="HWC")
+    final = {f"final/{key}": value for key, value in metrics.items() if value is not None}
+    logger.log_hyperparams(OmegaConf.to_container(config, resolve=True), final)  # type: ignore[arg-type]
+    # The trainer has closed the file, and writing has opened another.
+    logger.finalize("success")
+
+
+def _log_to_wandb(
+    logger: WandbLogger, trainer: Trainer, callbacks: list[CollapseCallback], figures: dict[str, Path]
+) -> None:
+    import wandb
+
+    media: dict[str, Any] = {f"figures/{name}": wandb.Image(str(path)) for name, path in figures.items()}
+    for key, (columns, rows) in per_class_tables(callbacks).items():
+        media[key] = wandb.Table(columns=columns, data=rows)
+    if media:
+        logger.experiment.log(media | {"epoch": trainer.current_epoch - 1})
+
+
+def per_class_tables(callbacks: list[CollapseCallback]) -> dict[str, tuple[list[str], list[list[float]]]]:
+    """Per-class vectors as tables with a row a look and class, by split and layer (``nc/train/per_class``).
+
+    Where that were more rows than W&B shows, looks are left out evenly; the last one stays.
+
+    Args:
+        callbacks: Callbacks that have looked; the vectors are those of their `history`.
+
+    Returns:
+        Columns (``epoch``, ``class``, and one a vector) and rows by key.
+
+    Example:
+        >>> from nc_callbacks import WeightMeanAlignment
+        >>> callback = WeightMeanAlignment()
+        >>> callback.history = [{"epoch": 0, "nc/train/wm_cosine_per_class": torch.tensor([0.25, 0.5])}]
+        >>> per_class_tables([callback])
+        {'nc/train/per_class': (['epoch', 'class', 'wm_cosine_per_class'], [[0, 0, 0.25], [0, 1, 0.5]])}
+    """
+    values: dict[str, dict[int, dict[str, list[float]]]] = {}
+    for callback in callbacks:
+        # Its vectors have an entry a direction.
+        if isinstance(callback, FeatureSpectrum):
+            continue
+        for record in callback.history:
+            for key, vector in record.items():
+                if isinstance(vector, Tensor):
+                    place, name = key.rsplit("/", 1)
+                    values.setdefault(place, {}).setdefault(record["epoch"], {})[name] = vector.tolist()
+    tables = {}
+    for place, looks in values.items():
+        names = sorted({name for vectors in looks.values() for name in vectors})
+        classes = max(len(vector) for vectors in looks.values() for vector in vectors.values())
+        step = -(-len(looks) * classes // MAX_ROWS)
+        rows = [
+            [epoch, label, *(looks[epoch][name][label] if name in looks[epoch] else None for name in names)]
+            for epoch in sorted(looks)[::-1][::step][::-1]
+            for label in range(classes)
+        ]
+        tables[f"{place}/per_class"] = (["epoch", "class", *names], rows)
+    return tables

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 PACKAGES = ("nc-callbacks", "torch", "lightning", "torchmetrics", "torchvision", "scikit-learn", "numpy")
+SUMMARY_FILE = "summary.json"
 
 
 def summarise(trainer: Trainer, folder: str | Path, seconds: float) -> dict[str, Any]:
@@ -36,7 +37,7 @@ def summarise(trainer: Trainer, folder: str | Path, seconds: float) -> dict[str,
         "seconds": round(seconds, 2),
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
     }
-    Path(folder, "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    Path(folder, SUMMARY_FILE).write_text(json.dumps(summary, indent=2) + "\n")
     return summary
 
 
