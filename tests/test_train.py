@@ -59,18 +59,6 @@ def test_weights_load_without_unpickling(default_run):
     assert any("NeuralCollapse" in key for key in checkpoint["callbacks"])
 
 
-@pytest.mark.slow
-def test_loggers_offline(tmp_path):
-    for logger in ("tensorboard", "wandb"):
-        folder = tmp_path / logger
-        folder.mkdir()
-        finished = run(folder, f"logger={logger}", "trainer.max_epochs=1", "model=mlp", WANDB_MODE="offline")
-        assert finished.returncode == 0, finished.stderr
-        assert (folder / "metrics.csv").is_file()
-    assert list((tmp_path / "tensorboard").rglob("events.out.tfevents.*"))
-    assert list((tmp_path / "wandb").rglob("run-*.wandb"))
-
-
 def test_unknown_name_is_hydras_error(tmp_path):
     finished = run(tmp_path, "model.activatoin=relu")
     assert finished.returncode != 0

@@ -31,8 +31,8 @@ def wandb_logger(save_dir: str | Path, group: str | None = None, name: str | Non
     """
     import wandb
 
-    if not wandb.api.api_key and os.environ.get("WANDB_MODE", "online") in ("online", "shared"):
-        os.environ["WANDB_MODE"] = "offline"
+    if not wandb.api.api_key and os.environ.get("WANDB_MODE", "online") not in ("offline", "dryrun", "disabled"):
+        kwargs["mode"] = "offline"
     sweep = Path(save_dir).resolve().parent
     if group is None and (sweep / "multirun.yaml").is_file():
         group = "/".join(sweep.parts[-2:])

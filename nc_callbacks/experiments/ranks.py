@@ -62,21 +62,19 @@ def processes_to_start(trainer: DictConfig) -> int:
     with _silent():
         made = instantiate(trainer, logger=False, callbacks=None)
     if by_torchrun:
-        started = int(os.environ["WORLD_SIZE"])
-        if started != made.world_size:
+        started, wanted = int(os.environ["WORLD_SIZE"]), made.num_devices * made.num_nodes
+        if started != wanted:
             raise ValueError(
-                f"torchrun has started {started} processes and the trainer wants {made.world_size}: give torchrun "
+                f"torchrun has started {started} processes and the trainer wants {wanted}: give torchrun "
                 f"--nproc-per-node {made.num_devices}, or the trainer trainer.devices (with trainer=ddp or ddp_cpu)."
             )
         return 0
-    if made.num_nodes > 1:
+    if made.num_nodes > 1 or not isinstance(made.strategy.launcher, _SubprocessScriptLauncher):
         return 0
-    if isinstance(made.strategy.launcher, _SubprocessScriptLauncher):
-        return made.num_devices
-    environment = getattr(made.strategy, "cluster_environment", None)
-    # One task of a cluster's job that was given several devices.
-    alone = environment is not None and environment.creates_processes_externally and environment.world_size() == 1
-    return made.num_devices if alone and made.num_devices > 1 else 0
+    environment = made.strategy.cluster_environment
+    # A single task of a cluster's job may have been given several devices.
+    are_started = environment.creates_processes_externally and environment.world_size() > 1
+    return 0 if are_started else made.num_devices
 
 
 def run_processes(config: DictConfig, processes: int, script: str | Path, folder: str | Path) -> None:
