@@ -7,6 +7,7 @@ import inspect
 import json
 import logging
 import shutil
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from nc_callbacks.experiments.loggers import finish_wandb
 from nc_callbacks.experiments.ranks import ProcessError, processes_to_start, run_processes, started_by_torchrun
-from nc_callbacks.experiments.summary import SUMMARY_FILE
+from nc_callbacks.experiments.summary import SUMMARY_FILE, write_summary
 
 ERROR_FILE = "error.json"
 
@@ -50,8 +51,12 @@ def job(task: Task) -> Task:
                 log.info("Finished before, and skipped: %s", folder)
                 return
             _empty(folder)
+        start = time.perf_counter()
         try:
             _run(task, config, folder)
+            if not (folder / SUMMARY_FILE).is_file():
+                # Not every experiment trains one model.
+                write_summary(folder, {}, 0, time.perf_counter() - start)
         except ProcessError as error:
             _fail(folder, str(error), error.traceback)
         except Exception as error:

@@ -9,7 +9,7 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
-from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_warn
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
@@ -37,9 +37,9 @@ def wandb_logger(save_dir: str | Path, group: str | None = None, name: str | Non
     if group is None and (sweep / "multirun.yaml").is_file():
         group = "/".join(sweep.parts[-2:])
     logger = WandbLogger(save_dir=save_dir, group=group, name=name[:128] if name else None, **kwargs)
-    if rank_zero_only.rank == 0:
-        logger.experiment.define_metric("epoch")
-        logger.experiment.define_metric("*", step_metric="epoch")
+    # On other ranks it takes calls and does nothing.
+    logger.experiment.define_metric("epoch")
+    logger.experiment.define_metric("*", step_metric="epoch")
     return logger
 
 
@@ -108,12 +108,12 @@ def _log_to_wandb(
 
     media: dict[str, Any] = {f"figures/{name}": wandb.Image(str(path)) for name, path in figures.items()}
     for key, (columns, rows) in per_class_tables(callbacks).items():
-        media[key] = wandb.Table(columns=columns, data=rows)
+        media[key] = wandb.Table(columns=[*columns], data=rows)
     if media:
         logger.experiment.log(media | {"epoch": trainer.current_epoch - 1})
 
 
-def per_class_tables(callbacks: list[CollapseCallback]) -> dict[str, tuple[list[str], list[list[float]]]]:
+def per_class_tables(callbacks: list[CollapseCallback]) -> dict[str, tuple[list[str], list[list[float | None]]]]:
     """Per-class vectors as tables with a row a look and class, by split and layer (``nc/train/per_class``).
 
     Where that were more rows than W&B shows, looks are left out evenly; the last one stays.
@@ -141,7 +141,7 @@ def per_class_tables(callbacks: list[CollapseCallback]) -> dict[str, tuple[list[
                 if isinstance(vector, Tensor):
                     place, name = key.rsplit("/", 1)
                     values.setdefault(place, {}).setdefault(record["epoch"], {})[name] = vector.tolist()
-    tables = {}
+    tables: dict[str, tuple[list[str], list[list[float | None]]]] = {}
     for place, looks in values.items():
         names = sorted({name for vectors in looks.values() for name in vectors})
         classes = max(len(vector) for vectors in looks.values() for vector in vectors.values())

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import torch
 from hydra.utils import instantiate
@@ -92,9 +92,11 @@ def run_processes(config: DictConfig, processes: int, script: str | Path, folder
     Raises:
         ProcessError: One of the processes has failed; torchrun has then ended the others.
     """
-    hydra = {"run": {"dir": str(folder)}, "output_subdir": None, "mode": "RUN"}
-    content = {"defaults": ["_self_", {"override hydra/job_logging": "stdout"}], "hydra": hydra}
-    content |= OmegaConf.to_container(config, resolve=True)  # type: ignore[operator]
+    content = {
+        "defaults": ["_self_", {"override hydra/job_logging": "stdout"}],
+        "hydra": {"run": {"dir": str(folder)}, "output_subdir": None, "mode": "RUN"},
+        **cast(dict[str, Any], OmegaConf.to_container(config, resolve=True)),
+    }
     with tempfile.TemporaryDirectory() as scratch:
         OmegaConf.save(content, Path(scratch, "config.yaml"))
         error_file = Path(scratch, "error.json")

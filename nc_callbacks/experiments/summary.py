@@ -18,9 +18,7 @@ SUMMARY_FILE = "summary.json"
 
 
 def summarise(trainer: Trainer, folder: str | Path, seconds: float) -> dict[str, Any]:
-    """Write ``summary.json``: the last value of each log key, seconds of training, and versions.
-
-    Values that are not finite are written as null, since JSON has no NaN.
+    """Write ``summary.json`` of a training run: the last value of each log key, seconds of training, and versions.
 
     Args:
         trainer: A trainer that has fitted.
@@ -31,9 +29,26 @@ def summarise(trainer: Trainer, folder: str | Path, seconds: float) -> dict[str,
         The content.
     """
     metrics = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
+    return write_summary(folder, metrics, trainer.current_epoch, seconds)
+
+
+def write_summary(folder: str | Path, metrics: dict[str, float], epochs: int, seconds: float) -> dict[str, Any]:
+    """Write ``summary.json``, which marks a run as finished.
+
+    Values that are not finite are written as null, since JSON has no NaN.
+
+    Args:
+        folder: Where to write.
+        metrics: Final values by log key.
+        epochs: How many epochs were trained.
+        seconds: How long the run took.
+
+    Returns:
+        The content.
+    """
     summary = {
         "metrics": {name: value if math.isfinite(value) else None for name, value in metrics.items()},
-        "epochs": trainer.current_epoch,
+        "epochs": epochs,
         "seconds": round(seconds, 2),
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
     }

@@ -150,7 +150,7 @@ def print_sweep(runs: list[Run], folder: Path, metrics: list[str]) -> None:
 
 
 def _read_run(run_folder: Path, folder: Path) -> Run:
-    overrides = (_parsed(text) for text in OmegaConf.load(run_folder / ".hydra" / "overrides.yaml"))
+    overrides = (_parsed(str(text)) for text in OmegaConf.load(run_folder / ".hydra" / "overrides.yaml"))
     summary: dict[str, Any] = {}
     error = ""
     if (run_folder / ERROR_FILE).is_file():
