@@ -14,6 +14,7 @@ from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch.distributed.elastic.multiprocessing.errors import record
 
@@ -36,7 +37,7 @@ def job(task: Task) -> Task:
     emptied folder.
 
     Args:
-        task: From the job's configuration, which has ``trainer`` and ``resume``.
+        task: From the job's configuration, which has ``trainer``, ``data`` and ``resume``.
     """
 
     @functools.wraps(task)
@@ -74,6 +75,8 @@ def _run(task: Task, config: DictConfig, folder: Path) -> None:
     failed = True
     try:
         if processes := processes_to_start(config.trainer):
+            # A download is for one process.
+            instantiate(config.data).setup()
             script = Path(HydraConfig.get().runtime.cwd, inspect.getfile(inspect.unwrap(task)))
             run_processes(config, processes, script, folder)
         elif started_by_torchrun():

@@ -22,6 +22,8 @@ def main(config):
     part = Path(folder, f"{rank}.part")
     part.write_text(json.dumps(note | {"world_size": os.environ["WORLD_SIZE"]}))
     part.rename(Path(folder, f"{rank}.json"))
+    while not Path(folder, "0.json").is_file():
+        time.sleep(0.1)
     if rank == "1" and config.do == "raise":
         raise ArithmeticError("rank 1 gave up")
     if rank == "1" and config.do == "kill":

@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import OmegaConf
 
 from nc_callbacks import FeatureSpectrum, NeuralCollapse, WeightMeanAlignment
-from nc_callbacks.experiments.loggers import MAX_ROWS, log_results, per_class_tables
+from nc_callbacks.experiments.loggers import MAX_ROWS, _figures, log_results, per_class_tables
 from tests.callbacks.common import Classifier, loader
 from tests.experiments.wandb_file import key, read
 
@@ -24,7 +24,8 @@ FAIL = "+callbacks.fail._target_=tests.experiments.failing.FailOnRank"
 
 def run(folder, *arguments):
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path, "HOME": str(folder)}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    environment |= {"NETRC": str(folder / "netrc"), "WANDB_CONFIG_DIR": str(folder / "config")}
     for name in ("WANDB_MODE", "WANDB_API_KEY"):
         environment.pop(name, None)
     command = [sys.executable, str(ROOT / "train.py"), *arguments, "trainer=cpu", "model=mlp", "trainer.max_epochs=2"]
@@ -156,6 +157,17 @@ def test_a_logger_that_fails_gives_a_warning(tmp_path):
     trainer.fit(Classifier(), loader())
     with pytest.warns(UserWarning, match="could not log figures, tables or hparams: OSError"):
         log_results(trainer, OmegaConf.create({"seed": 0}), {"loss": 1.0})
+
+
+def test_figures_are_found_where_the_callbacks_save_them(tmp_path):
+    own, default = WeightMeanAlignment(figures=tmp_path / "own"), WeightMeanAlignment(figures=True)
+    for path in ("own/a.png", "own/other/b.png", "figures/c.png", "else/d.png"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+    trainer = Trainer(default_root_dir=tmp_path, accelerator="cpu", logger=False)
+    assert _figures(trainer, [own]) == {"a": tmp_path / "own/a.png", "other/b": tmp_path / "own/other/b.png"}
+    assert set(_figures(trainer, [own, default])) == {"a", "other/b", "c"}
+    assert _figures(trainer, [WeightMeanAlignment()]) == {}
 
 
 def callback_with(looks, classes, **vectors):
