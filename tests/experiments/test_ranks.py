@@ -126,6 +126,11 @@ def test_processes_end_with_the_one_that_started_them(number, tmp_path):
         time.sleep(0.1)
     pids = [note["pid"] for note in notes(tmp_path).values()]
     assert [is_alive(pid) for pid in pids] == [True, True]
-    parent.send_signal(number)
-    assert parent.wait(timeout=60) != 0
-    assert [is_alive(pid) for pid in pids] == [False, False]
+    try:
+        parent.send_signal(number)
+        assert parent.wait(timeout=60) != 0
+        assert [is_alive(pid) for pid in pids] == [False, False]
+    finally:
+        # Where the test fails.
+        for pid in filter(is_alive, pids):
+            os.kill(pid, signal.SIGKILL)
