@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from nc_callbacks.experiments.jobs import job
 from nc_callbacks.experiments.loggers import log_results
 from nc_callbacks.experiments.module import ImageClassifier
-from nc_callbacks.experiments.summary import print_summary, summarise
+from nc_callbacks.experiments.summary import print_summary, summarise, write_page
 
 # The data lies in memory, where worker processes would only slow it down; Hydra writes to the folder before the logger.
 for harmless in ("does not have many workers", "exists and is not empty", "isinstance.treespec, LeafSpec"):
@@ -52,6 +52,7 @@ def main(config: DictConfig) -> None:
         summary = summarise(trainer, folder, time.perf_counter() - start)
         log_results(trainer, config, summary["metrics"])
         print_summary(summary, folder)
+        write_page(folder)
 
 
 if __name__ == "__main__":

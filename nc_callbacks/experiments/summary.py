@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import platform
+import warnings
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 from lightning.pytorch import Trainer
 from rich.console import Console
 from rich.table import Table
+
+from nc_callbacks.report import write_report
 
 PACKAGES = ("nc-callbacks", "torch", "lightning", "torchmetrics", "torchvision", "scikit-learn", "numpy")
 SUMMARY_FILE = "summary.json"
@@ -72,6 +75,16 @@ def print_summary(summary: dict[str, Any], folder: str | Path) -> None:
     console = Console()
     console.print(table)
     console.print(f"Run folder: {folder}", soft_wrap=True, highlight=False)
+
+
+def write_page(folder: str | Path) -> None:
+    """Write ``report.html`` of a run or sweep and say where it is; a page that fails is a warning."""
+    try:
+        page = write_report(folder)
+    except Exception as error:
+        warnings.warn(f"The page of {folder} could not be written: {error!r}.", stacklevel=2)
+    else:
+        Console().print(f"Page: {page}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _formatted(value: float | None) -> str:

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from nc_callbacks.experiments.jobs import ERROR_FILE, is_finished
 from nc_callbacks.experiments.ranks import share_folder, started_by_torchrun
-from nc_callbacks.experiments.summary import SUMMARY_FILE
+from nc_callbacks.experiments.summary import SUMMARY_FILE, write_page
 
 SWEEP_FILE = "sweep.csv"
 MULTIRUN_FILE = "multirun.yaml"
@@ -72,6 +72,7 @@ class SweepSummary(Callback):
         runs = read_runs(folder)
         write_sweep(runs, folder)
         print_sweep(runs, folder, self.metrics)
+        write_page(folder)
         if any(run.status != "finished" for run in runs):
             raise SystemExit(1)
 
