@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -59,13 +60,34 @@ class MyData(L.LightningDataModule):
 """
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=["trainer", "loop"])
-def test_code_runs_pasted_into_a_file(block, tmp_path):
-    (tmp_path / "my_project.py").write_text(MY_PROJECT)
-    (tmp_path / "pasted.py").write_text(block)
-    run = subprocess.run([sys.executable, "pasted.py"], cwd=tmp_path, capture_output=True, text=True)
+def printed(block, folder):
+    """The last line that the block prints, pasted into a file."""
+    (folder / "my_project.py").write_text(MY_PROJECT)
+    (folder / "pasted.py").write_text(block)
+    run = subprocess.run([sys.executable, "pasted.py"], cwd=folder, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    last = run.stdout.strip().splitlines()[-1]
+    return run.stdout.strip().splitlines()[-1]
+
+
+def test_a_head_from_class_means_takes_six_lines(tmp_path):
+    (block,) = (block for block in BLOCKS if "from_loader" in block)
+    assert len([line for line in block.splitlines() if line.strip()]) == 6
+    # M̄ in float64 from its definition.
+    check = """
+    import torch
+
+    x, y = data.data.tensors
+    h = model.encoder(x).double()
+    means = torch.stack([h[y == c].mean(0) for c in range(5)])
+    centred = means - means.mean(0)
+    print((model.decoder.weight - centred / torch.linalg.matrix_norm(centred, 2)).abs().max().item())
+    """
+    assert float(printed(block + textwrap.dedent(check), tmp_path)) < 1e-6
+
+
+@pytest.mark.parametrize("block", [block for block in BLOCKS if "from_loader" not in block], ids=["trainer", "loop"])
+def test_code_runs_pasted_into_a_file(block, tmp_path):
+    last = printed(block, tmp_path)
     if "my_project" in block:
         assert re.fullmatch(r"decoder \d+\.\d+", last), last
         assert len(block.strip().splitlines()) <= 10
