@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,13 +41,22 @@ class RankBatches(Sampler[list[int]]):
         batch_size: Samples a batch.
         rank: This process.
         world_size: Number of processes.
+        limit: Samples a process at most.
     """
 
-    def __init__(self, indices: Sequence[int], batch_size: int, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self,
+        indices: Sequence[int],
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        limit: float = math.inf,
+    ) -> None:
         self.indices, self.batch_size = indices, batch_size
-        self.own = indices[rank::world_size]
+        most = int(min(limit, math.ceil(len(indices) / world_size)))
+        self.own = indices[rank::world_size][:most]
         self.counted = math.ceil(len(self.own) / batch_size)
-        self.total = math.ceil(math.ceil(len(indices) / world_size) / batch_size)
+        self.total = math.ceil(most / batch_size)
 
     def __len__(self) -> int:
         return self.total
@@ -70,11 +79,13 @@ class OwnLoader:
     """Gives this rank's batches."""
     batches: RankBatches | None = None
     """What it goes through, where the data has indices; otherwise every batch counts."""
+    limit: float = math.inf
+    """Batches at most."""
     first_index: int = 0
     """Index of its first sample, where it is one of several loaders: they count on."""
 
     def __len__(self) -> int:
-        return len(self.loader)
+        return int(min(len(self.loader), self.limit))
 
     def counts(self, batch: int) -> bool:
         """Whether the batch of that number counts, or is one of the surplus that ranks make to stay in step."""
@@ -107,7 +118,13 @@ def _holds_loaders(part: Any) -> bool:
 
 
 def own_loaders(
-    loader: Any, rank: int = 0, world_size: int = 1, workers: int | None = None, divide_batch: int = 1
+    loader: Any,
+    rank: int = 0,
+    world_size: int = 1,
+    workers: int | None = None,
+    divide_batch: int = 1,
+    limit: float = math.inf,
+    warn: Callable[[str], None] = rank_zero_warn,
 ) -> list[OwnLoader]:
     """Loaders over the same data as `loader`, sequential and with their own generators: one, or one for each of many.
 
@@ -120,13 +137,15 @@ def own_loaders(
         world_size: Number of processes that share the data.
         workers: Worker processes; by default as many as `loader` has.
         divide_batch: Make batches so many times smaller.
+        limit: Batches of the user's size at most, a loader.
+        warn: Called with what a user has to know.
 
     Raises:
-        ValueError: A loader is empty.
+        ValueError: A loader is empty, or an iterator that can be gone through only once.
     """
     first_index, loaders = 0, []
     for single in single_loaders(loader):
-        own = _own_loader(single, rank, world_size, workers, divide_batch, first_index)
+        own = _own_loader(single, rank, world_size, workers, divide_batch, limit, warn, first_index)
         loaders.append(own)
         first_index += len(single.dataset) if own.batches is not None else 0
     if not loaders:
@@ -135,10 +154,23 @@ def own_loaders(
 
 
 def _own_loader(
-    loader: Any, rank: int, world_size: int, workers: int | None, divide_batch: int, first_index: int
+    loader: Any,
+    rank: int,
+    world_size: int,
+    workers: int | None,
+    divide_batch: int,
+    limit: float,
+    warn: Callable[[str], None],
+    first_index: int,
 ) -> OwnLoader:
     if not isinstance(loader, DataLoader):
-        return OwnLoader(loader)
+        if hasattr(loader, "__next__"):
+            raise ValueError(
+                f"Expected a loader that can be gone through again, got the iterator {type(loader).__name__}, whose "
+                "batches a look would take from training. Pass an object whose __iter__ starts anew, such as a "
+                "DataLoader."
+            )
+        return OwnLoader(loader, limit=limit)
     dataset: Dataset = loader.dataset
     settings: dict[str, Any] = {
         "collate_fn": loader.collate_fn,
@@ -152,22 +184,26 @@ def _own_loader(
         settings |= {"multiprocessing_context": loader.multiprocessing_context}
         settings |= {"prefetch_factor": loader.prefetch_factor}
     if isinstance(dataset, IterableDataset):
-        size = None if loader.batch_size is None else max(1, loader.batch_size // divide_batch)
-        return OwnLoader(DataLoader(dataset, batch_size=size, drop_last=False, **settings))
-    indices = _indices(loader)
+        if loader.batch_size is None:
+            return OwnLoader(DataLoader(dataset, batch_size=None, **settings), limit=limit)
+        size = max(1, loader.batch_size // divide_batch)
+        limit = limit * loader.batch_size / size
+        return OwnLoader(DataLoader(dataset, batch_size=size, drop_last=False, **settings), limit=limit)
+    indices = _indices(loader, warn)
     if not len(indices):
         raise ValueError(f"The loader is empty: its {type(dataset).__name__} has no samples.")
     batched = loader.batch_size is not None or loader.batch_sampler is not None
     batch_size = loader.batch_size or getattr(loader.batch_sampler, "batch_size", None)
     batch_size = batch_size or (_BATCH_SIZE if batched else 1)
-    batches = RankBatches(indices, max(1, batch_size // divide_batch), rank, world_size)
+    batches = RankBatches(indices, max(1, batch_size // divide_batch), rank, world_size, limit * batch_size)
     if batched:
-        return OwnLoader(DataLoader(dataset, batch_sampler=batches, **settings), batches, first_index)
-    flat = [batch[0] for batch in batches]
-    return OwnLoader(DataLoader(dataset, batch_size=None, sampler=flat, **settings), batches, first_index)
+        made = DataLoader(dataset, batch_sampler=batches, **settings)
+    else:
+        made = DataLoader(dataset, batch_size=None, sampler=[batch[0] for batch in batches], **settings)
+    return OwnLoader(made, batches, first_index=first_index)
 
 
-def _indices(loader: DataLoader) -> Sequence[int]:
+def _indices(loader: DataLoader, warn: Callable[[str], None]) -> Sequence[int]:
     """The samples that a loader over a map-style dataset goes through, each once and in order."""
     sampler, size = _unwrapped(loader.sampler), len(loader.dataset)  # type: ignore[arg-type]
     if isinstance(sampler, SubsetRandomSampler):
@@ -176,7 +212,7 @@ def _indices(loader: DataLoader) -> Sequence[int]:
     batch_sampler_known = loader.batch_sampler is None or type(loader.batch_sampler) is BatchSampler
     if not (isinstance(sampler, _WHOLE_DATASET) and batch_sampler_known):
         unknown = loader.batch_sampler if isinstance(sampler, _WHOLE_DATASET) else sampler
-        rank_zero_warn(
+        warn(
             f"{type(unknown).__name__} is not known to neural-collapse looks, which go through all {size} samples of "
             f"the {type(loader.dataset).__name__} once. If it leaves samples out, train on a Subset."
         )
@@ -200,7 +236,12 @@ def distinct_samples(loader: Any, batch: int, size: int, rank: int, world_size: 
         rank: This process.
         world_size: Number of processes.
     """
-    if world_size == 1 or not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+    if world_size == 1:
+        return size
+    if single_loaders(loader) != [loader]:
+        return None
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        # Sharing a stream among ranks is the user's, who repeats nothing.
         return size
     sampler, batch_sampler = loader.sampler, loader.batch_sampler
     inner = getattr(batch_sampler, "sampler", sampler)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -23,18 +24,24 @@ _LARGEST_ARRAY = 2**16
 _MOST_ARRAYS = 16 * 2**20
 """Bytes of all arrays together."""
 
-_OPAQUE = (type, ModuleType, FunctionType, BuiltinFunctionType, MethodType, str, bytes)
+_STATE = (int, float, complex, str, bytes, tuple, list, set, dict, deque, Tensor, np.ndarray, np.generic)
+"""Attributes of these types are state that reading may set anew; anything else may be a handle."""
+
+_GENERATORS = (torch.Generator, random.Random, np.random.RandomState, np.random.Generator)
+
+_OPAQUE = (type, ModuleType, BuiltinFunctionType, str, bytes)
 
 
 @contextmanager
 def preserved(*roots: Any) -> Iterator[None]:
     """Put back what reading a dataset changes in it: its random generators, counters, small arrays and collections.
 
-    Looks into datasets, callables (transforms), objects of classes that stand beside a dataset's, and lists, tuples
-    and dicts of these. What was not there before (a file opened when first read, a cache) stays.
+    Looks into datasets, functions and other callables (transforms), objects of classes that stand beside a dataset's,
+    and lists, tuples and dicts of these. What was not there before (a file opened when first read, a cache) stays,
+    except for numbers and random generators.
 
     Args:
-        roots: Datasets, samplers, iterables.
+        roots: Datasets, samplers, iterables, functions.
 
     Example:
         >>> class Counting(torch.utils.data.Dataset):
@@ -53,21 +60,29 @@ def preserved(*roots: Any) -> Iterator[None]:
         yield
     finally:
         for put_back in restore:
-            put_back()
+            # What refuses to be changed is left as it is.
+            with suppress(Exception):
+                put_back()
 
 
 def _restorers(roots: tuple[Any, ...]) -> list[Callable[[], Any]]:
     restore: list[Callable[[], Any]] = []
     queue, seen = deque(roots), dict[int, Any]()
-    modules = {type(root).__module__ for root in roots}
+    modules = {type(root).__module__ for root in roots if isinstance(root, Dataset)}
     arrays = 0
     while queue and len(seen) < _MOST_OBJECTS:
         thing = queue.popleft()
-        if id(thing) in seen or _is_plain(thing) or isinstance(thing, _OPAQUE) or _is_lightning(thing):
+        if (
+            id(thing) in seen
+            or thing is None
+            or isinstance(thing, _OPAQUE)
+            or _is_number(thing)
+            or _is_lightning(thing)
+        ):
             continue
         seen[id(thing)] = thing
-        if (put_back := _of_generator(thing)) is not None:
-            restore.append(put_back)
+        if isinstance(thing, _GENERATORS):
+            restore.append(_of_generator(thing))
         elif isinstance(thing, Tensor | np.ndarray):
             if thing.nbytes <= _LARGEST_ARRAY and arrays + thing.nbytes <= _MOST_ARRAYS:
                 arrays += thing.nbytes
@@ -78,6 +93,8 @@ def _restorers(roots: tuple[Any, ...]) -> list[Callable[[], Any]]:
                 queue.extend(thing.values() if isinstance(thing, dict) else thing)
         elif isinstance(thing, tuple):
             queue.extend(thing)
+        elif isinstance(thing, FunctionType | MethodType | functools.partial):
+            queue.extend(_behind(thing))
         elif isinstance(thing, Dataset) or callable(thing) or type(thing).__module__ in modules:
             if isinstance(thing, Dataset):
                 modules.add(type(thing).__module__)
@@ -86,29 +103,44 @@ def _restorers(roots: tuple[Any, ...]) -> list[Callable[[], Any]]:
     return restore
 
 
-def _is_plain(value: Any) -> bool:
-    return value is None or isinstance(value, int | float | complex)
+def _behind(function: Any) -> list[Any]:
+    """What a function holds on to."""
+    if isinstance(function, functools.partial):
+        return [function.func, *function.args, *function.keywords.values()]
+    if isinstance(function, MethodType):
+        return [function.__self__]
+    return [cell.cell_contents for cell in function.__closure__ or () if not _is_empty(cell)]
+
+
+def _is_empty(cell: Any) -> bool:
+    try:
+        return cell.cell_contents is cell
+    except ValueError:
+        return True
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | complex | np.generic)
+
+
+def _is_opaque(thing: Any) -> bool:
+    """What holds no state, and trainers, modules and data modules, whose state a look takes care of."""
+    return thing is None or isinstance(thing, _OPAQUE) or _is_number(thing) or _is_lightning(thing)
 
 
 def _is_lightning(thing: Any) -> bool:
-    """Trainers, modules and data modules have a state of their own, which a look takes care of."""
     return any(parent.__module__.split(".")[0] in ("lightning", "pytorch_lightning") for parent in type(thing).__mro__)
 
 
-def _of_generator(thing: Any) -> Callable[[], Any] | None:
-    if isinstance(thing, torch.Generator):
-        state = thing.get_state()
+def _of_generator(thing: Any) -> Callable[[], Any]:
+    if isinstance(thing, torch.Generator | np.random.RandomState):
+        state: Any = thing.get_state()
         return lambda: thing.set_state(state)
     if isinstance(thing, random.Random):
         python_state = thing.getstate()
         return lambda: thing.setstate(python_state)
-    if isinstance(thing, np.random.RandomState):
-        old_numpy_state = thing.get_state()
-        return lambda: thing.set_state(old_numpy_state)
-    if isinstance(thing, np.random.Generator):
-        numpy_state = thing.bit_generator.state
-        return lambda: setattr(thing.bit_generator, "state", numpy_state)
-    return None
+    numpy_state = thing.bit_generator.state
+    return lambda: setattr(thing.bit_generator, "state", numpy_state)
 
 
 def _of_array(array: Any) -> Callable[[], Any]:
@@ -129,17 +161,32 @@ def _of_collection(collection: Any) -> Callable[[], Any]:
     held = collection.copy()
 
     def put_back() -> None:
+        if _identities(collection) == _identities(held):
+            return
         collection.clear()
         collection.extend(held) if isinstance(collection, list | deque) else collection.update(held)
 
     return put_back
 
 
+def _identities(collection: Any) -> Any:
+    if isinstance(collection, dict):
+        return [(key, id(value)) for key, value in collection.items()]
+    return set(map(id, collection)) if isinstance(collection, set) else list(map(id, collection))
+
+
 def _of_attributes(thing: Any) -> Callable[[], Any]:
-    # A None is kept for what is opened later.
-    held = {
-        name: value
-        for name, value in getattr(thing, "__dict__", {}).items()
-        if value is not None and (_is_plain(value) or isinstance(value, str | bytes | tuple))
-    }
-    return lambda: thing.__dict__.update(held) if held else None
+    attributes = getattr(thing, "__dict__", {})
+    held = dict(attributes)
+
+    def put_back() -> None:
+        for name, value in list(attributes.items()):
+            # A generator or a number that was made when first read would go on from where the look left it.
+            if held.get(name) is None and (_is_number(value) or isinstance(value, _GENERATORS)):
+                if name in held:
+                    attributes[name] = None
+                else:
+                    del attributes[name]
+        attributes.update({name: value for name, value in held.items() if isinstance(value, _STATE + _GENERATORS)})
+
+    return put_back

@@ -14,7 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from nc_callbacks.callbacks.look import Look
+from nc_callbacks.callbacks.look import Look, MakeLoaders
 from nc_callbacks.callbacks.measurement import Measurement, measured
 from nc_callbacks.callbacks.observation import Needs, Observation, Source
 from nc_callbacks.callbacks.online import Online, refuse_compiled
@@ -190,9 +190,7 @@ class CollapseCallback(Callback):
         self.history = [record for record in self.history if record["epoch"] < trainer.current_epoch]
         peers = [callback for callback in _callbacks(trainer) if callback.given == self.given]
         if peers[0] is self:
-            watches_val = any("val" in peer.splits for peer in peers)
-            loaders = {"train": trainer.train_dataloader} | (validation_loaders(trainer) if watches_val else {})
-            look = self._try(trainer, pl_module, peers, loaders)
+            look = self._try(trainer, pl_module, peers, lambda: _loaders_of_fit(trainer, peers))
             if self.mode == "online":
                 shared(trainer).streams[self.source] = Online(look, shared(trainer).warn_once)
 
@@ -206,14 +204,14 @@ class CollapseCallback(Callback):
     def _try_evaluation(self, trainer: Trainer, pl_module: LightningModule, split: Split) -> None:
         peers = [c for c in _callbacks(trainer) if c.given == self.given and split in c.splits]
         if peers and peers[0] is self:
-            self._try(trainer, pl_module, peers, evaluation_loaders(trainer, split))
+            self._try(trainer, pl_module, peers, lambda: evaluation_loaders(trainer, split))
 
     def _try(
-        self, trainer: Trainer, pl_module: LightningModule, peers: list[CollapseCallback], loaders: dict[str, Any]
+        self, trainer: Trainer, pl_module: LightningModule, peers: list[CollapseCallback], make_loaders: MakeLoaders
     ) -> Look:
         """Try what was given to these callbacks on a batch, once for all."""
         look = make_look(trainer, pl_module, self.given, peers)
-        look.check(loaders)
+        look.check(make_loaders)
         for peer in peers:
             peer.source = replace(self.given, head=look.head)
             if peer.history and peer.num_classes not in (None, look.num_classes):
@@ -238,7 +236,8 @@ class CollapseCallback(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         for _, stream in self._streams(trainer):
-            stream.end_batch("train", batch, trainer.train_dataloader, batch_idx)
+            skipped = outputs is None or outputs == {}
+            stream.end_batch("train", batch, trainer.train_dataloader, batch_idx, skipped)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for _, stream in self._streams(trainer):
@@ -275,9 +274,7 @@ class CollapseCallback(Callback):
         def find(peers: list[CollapseCallback]) -> Observations:
             if self.mode == "online":
                 return shared(trainer).streams[self.source].finish()
-            watches_val = any("val" in peer.splits for peer in peers)
-            loaders = {"train": trainer.train_dataloader} | (validation_loaders(trainer) if watches_val else {})
-            return make_look(trainer, pl_module, self.source, peers).run(loaders)
+            return make_look(trainer, pl_module, self.source, peers).run(lambda: _loaders_of_fit(trainer, peers))
 
         peers = [c for c in _callbacks(trainer) if c.source == self.source and c.is_due(trainer)]
         observations = observations_for(self, trainer, peers, find)
@@ -300,7 +297,9 @@ class CollapseCallback(Callback):
             self,
             trainer,
             peers,
-            lambda peers: make_look(trainer, pl_module, self.source, peers).run(evaluation_loaders(trainer, split)),
+            lambda peers: make_look(trainer, pl_module, self.source, peers).run(
+                lambda: evaluation_loaders(trainer, split)
+            ),
         )
         if observations:
             self._record(trainer, pl_module, observations)
@@ -370,3 +369,8 @@ def _to_keep(tensor: Tensor) -> Tensor:
 def _callbacks(trainer: Trainer) -> list[CollapseCallback]:
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     return [callback for callback in callbacks if isinstance(callback, CollapseCallback)]
+
+
+def _loaders_of_fit(trainer: Trainer, callbacks: list[CollapseCallback]) -> dict[str, Any]:
+    watches_val = any("val" in callback.splits for callback in callbacks)
+    return {"train": trainer.train_dataloader} | (validation_loaders(trainer) if watches_val else {})

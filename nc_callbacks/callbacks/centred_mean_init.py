@@ -143,7 +143,7 @@ class CentredMeanInit(Callback):
                         head.update(batch.features[name][kept], batch.targets[kept])
                         sample.update(batch.features[name][kept], batch.targets[kept])
 
-                passes.each("train (class means)", trainer.train_dataloader, add)
+                passes.each("train", trainer.train_dataloader, add, "class means")
             head.finalize()
             if self.given_scale == "fit":
                 head.fit_scale(*sample.read())

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from itertools import chain, islice
+from typing import Any, TypeVar
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from nc_callbacks.callbacks.gather import Decisions, Gathered
@@ -18,11 +20,18 @@ from nc_callbacks.callbacks.observation import Needs, Observation, Source
 from nc_callbacks.callbacks.passes import Memory, Passes, Raw, is_out_of_memory
 from nc_callbacks.callbacks.trainers import overrides
 from nc_callbacks.loader import OwnLoader, own_loaders, single_loaders
-from nc_callbacks.probe import Batch, Tap, find_head
+from nc_callbacks.probe import Batch, Tap, find_head, undisturbed
 from nc_callbacks.statistics import ClassStatistics, wide_dtype
 
 MAX_FEATURES = 32_768
 """A layer with more features would need more than 4 GiB for its p × p covariance."""
+
+_TRIED = 10
+"""Batches among which one with targets is looked for."""
+
+MakeLoaders = Callable[[], dict[str, Any]]
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -38,6 +47,7 @@ class Look:
             features do not fit, in a second pass.
         head: Dotted name of the classifier; `check` finds it where it is empty.
         memory: What looks may use.
+        warn: Called with what a user has to know.
     """
 
     trainer: Trainer
@@ -47,19 +57,20 @@ class Look:
     cache_bytes: int = 512 * 2**20
     head: str = ""
     memory: Memory = field(default_factory=Memory)
+    warn: Callable[[str], None] = rank_zero_warn
 
     def __post_init__(self) -> None:
-        self.passes = Passes(self.trainer, self.model, self.source, self.memory)
+        self.passes = Passes(self.trainer, self.model, self.source, self.memory, self.warn)
         self.ranks = self.passes.ranks
         self.num_classes = 0
 
-    def check(self, loaders: dict[str, Any]) -> None:
+    def check(self, make_loaders: MakeLoaders) -> None:
         """Try one batch of each loader, and set `head` and `num_classes`.
 
         Everything that can be wrong with the set-up is raised here.
 
         Args:
-            loaders: Loaders by split.
+            make_loaders: Gives loaders by split; what it draws of random numbers is put back.
 
         Raises:
             ValueError: No classifier, a layer that is not there or does not run, a batch that cannot be read, targets
@@ -70,19 +81,26 @@ class Look:
                 f"{type(self.model).__name__} has no forward method. Define one from inputs to outputs, or pass "
                 "forward_fn=..., such as lambda module, inputs: module.net(inputs)."
             )
-        with self.standing_still(loaders):
-            shapes = [self._check_split(split, loader) for split, loader in loaders.items()]
-            if self.needs.ood_loader is not None:
-                self._check_ood(shapes[0])
+
+        def attempt() -> None:
+            with self.standing_still(make_loaders) as loaders:
+                shapes = [self._check_split(split, loader) for split, loader in loaders.items()]
+                if self.needs.ood_loader is not None:
+                    self._check_ood(shapes[0])
+
+        self._within_memory(attempt)
 
     def _check_split(self, split: str, loader: Any) -> tuple[int, ...]:
-        for own in self._one_batch_of(loader):
-            raw = next(iter(own.loader), None)
-            if raw is None:
+        shape = None
+        for own in self._few_batches_of(loader):
+            read = (self.passes.inputs_and_targets(raw) for raw in islice(own.loader, _TRIED))
+            first = next(read, None)
+            if first is None:
                 raise ValueError(f"The {split} loader is empty: it gave no batch.")
-            inputs, targets = self.passes.inputs_and_targets(raw)
+            inputs, targets = next((pair for pair in chain([first], read) if pair[1] is not None), (None, None))
             if targets is None:
                 continue
+            shape = tuple(getattr(inputs, "shape", ()))
             if not self.head:
                 self.head = find_head(self.model, partial(self.passes.forward, inputs))
             with self.tap() as tap:
@@ -90,9 +108,14 @@ class Look:
                 batch = tap.read(targets)
             self.num_classes = tap.num_classes
             self._check_batch(tap, batch)
+        if shape is None:
+            raise ValueError(
+                f"batch_fn gives no targets for the first {_TRIED} batches of the {split} loader; expected targets for "
+                "the batches that count."
+            )
         if split == "train" and self.needs.samples:
             self._check_samples(loader)
-        return tuple(getattr(inputs, "shape", ()))
+        return shape
 
     def _check_batch(self, tap: Tap, batch: Batch) -> None:
         for name, features in batch.features.items():
@@ -108,7 +131,7 @@ class Look:
         )
 
     def _check_samples(self, loader: Any) -> None:
-        last = self._one_batch_of(loader)[-1]
+        last = self._few_batches_of(loader)[-1]
         samples = last.first_index + len(last.loader.dataset) if last.batches is not None else 0
         if not all(0 <= index < samples for index in self.needs.samples):
             raise ValueError(
@@ -117,7 +140,7 @@ class Look:
             )
 
     def _check_ood(self, trained_on: tuple[int, ...]) -> None:
-        raw = next(iter(self._one_batch_of(self.needs.ood_loader)[0].loader), None)
+        raw = next(iter(self._few_batches_of(self.needs.ood_loader)[0].loader), None)
         if raw is None:
             raise ValueError("The out-of-distribution loader is empty: it gave no batch.")
         inputs = self.passes.inputs(raw)
@@ -131,19 +154,19 @@ class Look:
                 f"it trains on batches of shape {trained_on}. Give both the same image shape. ({error})"
             ) from error
 
-    def _one_batch_of(self, loader: Any) -> list[OwnLoader]:
+    def _few_batches_of(self, loader: Any) -> list[OwnLoader]:
         # A dataset that opens files when first read must not open them here, for workers to inherit.
         workers = max((getattr(single, "num_workers", 0) for single in single_loaders(loader)), default=0)
-        return own_loaders(loader, workers=min(workers, 1))
+        return own_loaders(loader, workers=min(workers, 1), divide_batch=self.memory.divide_batch, warn=self.warn)
 
-    def run(self, loaders: dict[str, Any]) -> dict[str, dict[str, Observation]]:
+    def run(self, make_loaders: MakeLoaders) -> dict[str, dict[str, Observation]]:
         """Pass over the loaders of a fit, or of an evaluation.
 
         A pass that runs out of memory is made again without the cache, then in smaller batches.
 
         Args:
-            loaders: Loaders by split. Nearest class means are those of ``"train"``; where it is missing, what needs
-                them is None.
+            make_loaders: Gives loaders by split; what it draws of random numbers is put back. Nearest class means are
+                those of ``"train"``; where it is missing, what needs them is None.
 
         Returns:
             Observations by split and layer; the classifier is the first layer.
@@ -153,14 +176,22 @@ class Look:
             FailedElsewhereError: That happened on another rank.
             InterruptedPassError: The trainer has received SIGTERM.
         """
+
+        def attempt() -> dict[str, dict[str, Observation]]:
+            with self.standing_still(make_loaders) as loaders, self.tap() as tap:
+                return self._run(tap, loaders)
+
+        return self._within_memory(attempt)
+
+    def _within_memory(self, attempt: Callable[[], T]) -> T:
+        """Try again with less, where memory runs out."""
         while True:
             try:
-                with self.standing_still(loaders), self.tap() as tap:
-                    return self._run(tap, loaders)
+                return attempt()
             except Exception as error:
                 if not is_out_of_memory(error) or not self.memory.shrink():
                     raise
-            # Outside the handler, whose traceback keeps the tensors of the failed pass alive.
+            # Outside the handler, whose traceback keeps the tensors of the failed attempt alive.
             gc.collect()
             if self.model.device.type == "cuda":
                 torch.cuda.empty_cache()
@@ -190,7 +221,7 @@ class Look:
     def _decide(self, tap: Tap, split: str, loader: Any, gathered: Gathered, decisions: Decisions) -> None:
         # Where one rank's cache overflowed, all ranks make the second pass.
         if self.ranks.most(int(gathered.cache is None)):
-            self._pass(tap, f"{split} (class means)", loader, lambda batch, _: decisions.update(batch))
+            self._pass(tap, split, loader, lambda batch, _: decisions.update(batch), "class means")
         else:
             for batch in gathered.cache or ():
                 decisions.update(batch)
@@ -214,16 +245,27 @@ class Look:
         self.passes.each("out of distribution", self.needs.ood_loader, add)
         return {layer: self.ranks.sum(total) / self.ranks.sum(samples) for layer, total in sums.items()}
 
-    def standing_still(self, loaders: dict[str, Any]) -> AbstractContextManager[None]:
-        """Leave no trace on the model, the trainer and the data."""
+    @contextmanager
+    def standing_still(self, make_loaders: MakeLoaders) -> Iterator[dict[str, Any]]:
+        """Give the loaders, and leave no trace on the model, the trainer and the data."""
+        with undisturbed(self.model):
+            loaders = make_loaders()
         ood_loader = [] if self.needs.ood_loader is None else [self.needs.ood_loader]
-        return self.passes.standing_still(*loaders.values(), *ood_loader)
+        with self.passes.standing_still(*loaders.values(), *ood_loader):
+            yield loaders
 
     def tap(self) -> Tap:
         """Hooks on the classifier and the further layers."""
         return Tap(self.model, self.head, self.needs.layers, self.source.pool)
 
-    def _pass(self, tap: Tap, split: str, loader: Any, use: Callable[[Batch, Sequence[int] | None], None]) -> None:
+    def _pass(
+        self,
+        tap: Tap,
+        split: str,
+        loader: Any,
+        use: Callable[[Batch, Sequence[int] | None], None],
+        purpose: str = "",
+    ) -> None:
         """One pass over a split: `use` is called with each batch that counts and the indices of its samples."""
 
         def forward(raw: Raw) -> None:
@@ -235,4 +277,4 @@ class Look:
             if raw.counts:
                 use(batch, raw.indices)
 
-        self.passes.each(split, loader, forward)
+        self.passes.each(split, loader, forward, purpose)

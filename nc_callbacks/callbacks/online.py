@@ -58,7 +58,7 @@ class Online:
         if self.tap is not None:
             self.tap.forget()
 
-    def end_batch(self, split: str, batch: Any, loader: Any, number: int) -> None:
+    def end_batch(self, split: str, batch: Any, loader: Any, number: int, skipped: bool = False) -> None:
         """Add the batch that the trainer has just run.
 
         Args:
@@ -66,24 +66,27 @@ class Online:
             batch: As the step got it.
             loader: Where it comes from.
             number: Which of the loader's batches it is.
+            skipped: The step gave nothing, perhaps before it ran the model.
 
         Raises:
             ValueError: The first batch cannot be read; later ones are left out with a warning.
         """
         if self.tap is None:
             return
+        if skipped and not self.tap.ran:
+            return
         try:
             taken = self._taken(self.tap, batch, loader, number)
-        except ValueError as error:
+            if taken is not None:
+                if split not in self.gathered:
+                    self.gathered[split] = self.look.gathered(self.tap, split)
+                self.gathered[split].update(taken)
+        except Exception as error:
             if not self.proven:
                 raise ValueError(f"{error} {_WAY_OUT}") from error
-            self.warn("online batch", f'A {split} batch is left out of mode="online": {error}')
-            return
-        self.proven = True
-        if taken is not None:
-            if split not in self.gathered:
-                self.gathered[split] = self.look.gathered(self.tap, split)
-            self.gathered[split].update(taken)
+            self.warn("online batch", f'A {split} batch is left out of mode="online": {error!r}')
+        else:
+            self.proven = True
 
     def _taken(self, tap: Tap, batch: Any, loader: Any, number: int) -> Batch | None:
         targets = (self.look.source.batch_fn or default_batch_fn)(batch)[1]
@@ -111,7 +114,7 @@ class Online:
         """
         self.stop()
         look = self.look
-        with look.standing_still({}), look.tap() as tap:
+        with look.standing_still(dict), look.tap() as tap:
             # A rank may have had no batch of a split that the others have.
             splits = ["train", *by_split("val", look.trainer.val_dataloaders or [])]
             seen = [split for split in splits if look.ranks.most(int(split in self.gathered))]

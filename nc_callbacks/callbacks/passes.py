@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from nc_callbacks.callbacks.observation import Source
@@ -75,21 +76,23 @@ class Passes:
         model: Its LightningModule.
         source: How batches are read and the model is called.
         memory: What passes may use.
+        warn: Called with what a user has to know.
     """
 
     trainer: Trainer
     model: LightningModule
     source: Source
     memory: Memory = field(default_factory=Memory)
+    warn: Callable[[str], None] = rank_zero_warn
 
     def __post_init__(self) -> None:
         self.ranks = Ranks.of(self.trainer)
 
-    def each(self, split: str, loader: Any, use: Callable[[Raw], None]) -> None:
+    def each(self, split: str, loader: Any, use: Callable[[Raw], None], purpose: str = "") -> None:
         """Call `use` with all batches of this rank; where that fails on one rank, it fails on all."""
         failure: Exception | None = None
         try:
-            for raw in self._raw_batches(split, loader):
+            for raw in self._raw_batches(split, loader, purpose):
                 use(raw)
         except Exception as error:
             failure = error
@@ -101,24 +104,28 @@ class Passes:
         if worst != fine:
             raise FailedElsewhereError(worst == out_of_memory)
 
-    def _raw_batches(self, split: str, loader: Any) -> Iterator[Raw]:
-        divide, ranks = self.memory.divide_batch, self.ranks
-        owns = own_loaders(loader, ranks.rank, ranks.size, divide_batch=divide)
-        limit = batch_limit(self.trainer, split) * divide
-        with progress(
-            self.trainer, f"Neural collapse: {split}", sum(min(_length(own), limit) for own in owns)
-        ) as advance:
+    def _raw_batches(self, split: str, loader: Any, purpose: str) -> Iterator[Raw]:
+        owns = own_loaders(
+            loader,
+            self.ranks.rank,
+            self.ranks.size,
+            divide_batch=self.memory.divide_batch,
+            limit=batch_limit(self.trainer, split, loader),
+            warn=self.warn,
+        )
+        shown = f"Neural collapse: {split}" + (f" ({purpose})" if purpose else "")
+        with progress(self.trainer, shown, sum(map(_length, owns))) as advance:
             for own in owns:
-                for raw in self._in_step(own, limit):
+                for raw in self._in_step(own):
                     yield raw
                     advance()
 
-    def _in_step(self, own: OwnLoader, limit: float) -> Iterator[Raw]:
+    def _in_step(self, own: OwnLoader) -> Iterator[Raw]:
         """This rank's batches; all ranks have equally many, some of which may not count."""
         sharded, unknown = is_sharded(self.trainer), own.batches is None and self.ranks.size > 1
         batches, held, number = iter(own.loader), None, 0
         failure: Exception | None = None
-        while number < limit:
+        while number < own.limit:
             if self.trainer.received_sigterm and not sharded and not unknown:
                 raise InterruptedPassError
             try:
@@ -166,8 +173,10 @@ class Passes:
     def standing_still(self, *loaders: Any) -> Iterator[None]:
         """Leave no trace: of the model, of random numbers, of the loaders' data, of the trainer's stage."""
         stage = self.trainer.state.stage
-        data = [getattr(single, "dataset", single) for loader in loaders for single in single_loaders(loader)]
-        with undisturbed(self.model), preserved(*data):
+        singles = [single for loader in loaders for single in single_loaders(loader)]
+        data = [getattr(single, "dataset", single) for single in singles]
+        functions = [getattr(single, "collate_fn", None) for single in singles]
+        with undisturbed(self.model), preserved(*data, *functions, self.source.batch_fn, self.source.forward_fn):
             # Hooks such as on_after_batch_transfer augment where trainer.training is set.
             self.trainer.state.stage = type(stage)("validate")  # type: ignore[misc]
             try:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from nc_callbacks.callbacks.base import CollapseCallback
 from nc_callbacks.callbacks.measurement import Measurement
 from nc_callbacks.callbacks.observation import ClassifierObservation, Needs, Observation
+from nc_callbacks.callbacks.shared import shared
 from nc_callbacks.callbacks.trainers import is_a
 from nc_callbacks.statistics import Outputs
 
@@ -69,9 +70,17 @@ class QuasiInterpolation(CollapseCallback):
     def needs(self) -> Needs:
         return Needs(errors=frozenset({self.kind}), samples=self.samples)
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        self._choose_kind(pl_module)
+
+    def _choose_kind(self, model: LightningModule) -> None:
+        self.kind = self.outputs or ("softmax" if _has_cross_entropy(model) else "raw")
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_fit_start(trainer, pl_module)
-        self.kind = self.outputs or ("softmax" if _has_cross_entropy(pl_module) else "raw")
+        # A loss that configure_model makes was not there in setup.
+        self._choose_kind(pl_module)
         if self.kind == "raw" and self.outputs is None:
             rank_zero_info(
                 "QuasiInterpolation measures raw outputs, for the module holds no cross-entropy loss. If it trains "
@@ -112,7 +121,8 @@ class QuasiInterpolation(CollapseCallback):
                 with open(Path(trainer.default_root_dir, name), "w", newline="") as file:
                     csv.writer(file).writerows([columns, *rows])
             except OSError as error:
-                rank_zero_warn(f"The table of samples could not be written to {trainer.default_root_dir}: {error!r}.")
+                message = f"The table of samples could not be written to {trainer.default_root_dir}: {error!r}."
+                shared(trainer).warn_once("samples file", message)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_fit_end(trainer, pl_module)

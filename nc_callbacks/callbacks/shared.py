@@ -78,7 +78,12 @@ def close(trainer: Trainer) -> None:
 def make_look(trainer: Trainer, model: LightningModule, source: Source, peers: list[CollapseCallback]) -> Look:
     """A look at one source that serves all these callbacks."""
     needs, cache_bytes = reduce(or_, (peer.needs for peer in peers)), max(peer.cache_bytes for peer in peers)
-    return Look(trainer, model, source, needs, cache_bytes, source.head or "", shared(trainer).memory)
+    state = shared(trainer)
+
+    def warn(message: str) -> None:
+        state.warn_once(message, message)
+
+    return Look(trainer, model, source, needs, cache_bytes, source.head or "", state.memory, warn)
 
 
 def observations_for(

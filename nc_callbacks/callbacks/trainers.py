@@ -33,29 +33,33 @@ def is_sharded(trainer: Trainer) -> bool:
     return is_a(trainer.strategy, "FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy")
 
 
-def batch_limit(trainer: Trainer, split: str) -> float:
-    """Batches that the trainer's own limits (`limit_train_batches`, `fast_dev_run`, …) allow."""
+def batch_limit(trainer: Trainer, split: str, loader: Any) -> float:
+    """Batches that the trainer's own limits (`limit_train_batches`, `fast_dev_run`, …) allow.
 
-    def unlimited(limit: int | float | None) -> bool:
-        # The integer 1 means one batch, the float 1.0 all of them.
-        return limit is None or (isinstance(limit, float) and limit == 1)
-
+    Args:
+        trainer: The trainer.
+        split: What follows the prefix in log keys.
+        loader: The split's.
+    """
     kind, _, place = split.partition("/dataloader_idx_")
-    if kind == "val":
-        allowed = trainer.num_val_batches
-        return math.inf if unlimited(trainer.limit_val_batches) else _at(allowed, int(place or 0))
-    if kind == "test":
-        allowed = trainer.num_test_batches
-        return math.inf if unlimited(trainer.limit_test_batches) else _at(allowed, int(place or 0))
+    if kind in ("val", "test"):
+        limit = trainer.limit_val_batches if kind == "val" else trainer.limit_test_batches
+        counted = trainer.num_val_batches if kind == "val" else trainer.num_test_batches
+        if _is_unlimited(limit):
+            return math.inf
+        if int(place or 0) < len(counted):
+            return counted[int(place or 0)]
+        # The trainer counts them when it first validates.
+        return limit if isinstance(limit, int) else int(len(loader) * limit)
     # Outside fit the trainer has not counted the training batches.
-    if kind.partition(" ")[0] != "train" or not trainer.fit_loop._combined_loader:
+    if kind != "train" or trainer.fit_loop._combined_loader is None:
         return math.inf
-    whole = unlimited(trainer.limit_train_batches) and not trainer.overfit_batches  # type: ignore[attr-defined]
-    return math.inf if whole else trainer.num_training_batches
+    return math.inf if _is_unlimited(trainer.limit_train_batches) else trainer.num_training_batches
 
 
-def _at(counts: list[int | float], place: int) -> float:
-    return counts[place] if place < len(counts) else 0
+def _is_unlimited(limit: int | float | None) -> bool:
+    # The integer 1 means one batch, the float 1.0 all of them.
+    return limit is None or (isinstance(limit, float) and limit == 1)
 
 
 def by_split(split: str, loaders: Any) -> dict[str, Any]:
@@ -67,36 +71,36 @@ def by_split(split: str, loaders: Any) -> dict[str, Any]:
 
 
 def validation_loaders(trainer: Trainer) -> dict[str, Any]:
-    """The validation loaders of a fit.
+    """The validation loaders of a fit; to be called where random numbers are put back.
 
     Raises:
         ValueError: There is none.
     """
-    if trainer.val_dataloaders is None and trainer.enable_validation:
-        # Lightning loads them when it first validates, which may come after the first look.
-        stage = trainer.state.stage
-        trainer.state.stage = type(stage)("validate")  # type: ignore[misc]
-        trainer.fit_loop.epoch_loop.val_loop.setup_data()
-        trainer.state.stage = stage
-    if trainer.val_dataloaders is None:
+    loaders = trainer.val_dataloaders
+    if loaders is None and trainer.enable_validation:
+        # Lightning loads them when it first validates. Until then they are made on the side, so that what making them
+        # draws is drawn when it would be.
+        loaders = trainer.fit_loop.epoch_loop.val_loop._data_source.dataloader()
+    if loaders is None:
         raise ValueError(
             'splits has "val", but the trainer has no validation loader. Pass one to fit or define val_dataloader (and '
             'validation_step, and no limit_val_batches=0), or leave "val" out.'
         )
-    return by_split("val", trainer.val_dataloaders)
+    return by_split("val", loaders)
 
 
 def evaluation_loaders(trainer: Trainer, split: str) -> dict[str, Any]:
     """Loaders of `trainer.validate` or `trainer.test`, and the training loader where one is defined.
+
+    To be called where random numbers are put back.
 
     Args:
         trainer: The trainer.
         split: ``"val"`` or ``"test"``.
     """
     loaders = by_split(split, trainer.val_dataloaders if split == "val" else trainer.test_dataloaders)
-    source = trainer.fit_loop._data_source
-    if source.is_module() and source.is_defined():
+    if trainer.fit_loop._data_source.is_defined():
         # A data module is set up for the stage that runs, and need not have its training data.
         with suppress(Exception):
-            loaders["train"] = source.dataloader()
+            loaders["train"] = trainer.fit_loop._data_source.dataloader()
     return loaders

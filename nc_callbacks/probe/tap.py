@@ -89,6 +89,11 @@ class Tap:
         self._hooks.close()
         self.forget()
 
+    @property
+    def ran(self) -> bool:
+        """Whether a watched module ran since the last call of `read`."""
+        return bool(self._inputs)
+
     def forget(self) -> None:
         """Drop what is captured."""
         self._inputs, self._outputs = {}, []

@@ -53,6 +53,7 @@ def test_all_callbacks_in_its_trainer(tmp_path):
         logger=[CSVLogger(tmp_path), TensorBoardLogger(tmp_path)],
         check_val_every_n_epoch=2,
         enable_model_summary=False,
+        default_root_dir=tmp_path,
     )
     model = classifier()
     trainer.fit(model, loader(0), loader(1))
