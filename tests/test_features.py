@@ -3,8 +3,9 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
-from nc_callbacks.features import FeatureSample, as_rows, device_of
+from nc_callbacks.features import FeatureSample, as_rows, device_of, feature_batches
 
 
 def streamed(seed=0, size=50, n=2000, batch=37):
@@ -59,3 +60,24 @@ def test_device_of():
     assert device_of(nn.Identity()) == torch.device("cpu")
     assert device_of(nn.Linear(2, 2, device="meta")) == torch.device("meta")
     assert device_of(nn.BatchNorm1d(2, affine=False, device="meta")) == torch.device("meta")
+
+
+@pytest.mark.parametrize("collate", [None, lambda rows: tuple(map(torch.stack, zip(*rows, strict=True)))])
+def test_batches_are_the_loaders_in_order_and_whole(collate):
+    x, y = torch.randn(23, 4), torch.arange(23) % 3
+    loader = DataLoader(TensorDataset(x, y), batch_size=5, shuffle=True, drop_last=True, collate_fn=collate)
+    batches = list(feature_batches(nn.Identity(), loader))
+    assert [len(targets) for _, targets in batches] == [5, 5, 5, 5, 3]
+    assert torch.equal(torch.cat([features for features, _ in batches]), x)
+    assert torch.equal(torch.cat([targets for _, targets in batches]), y)
+
+
+def test_a_dataset_of_ones_own_is_read_as_it_says():
+    class Doubled(TensorDataset):
+        def __getitem__(self, index):
+            x, y = super().__getitem__(index)
+            return 2 * x, y
+
+    x, y = torch.randn(7, 4), torch.arange(7)
+    ((features, _),) = feature_batches(nn.Identity(), DataLoader(Doubled(x, y), batch_size=7))
+    assert torch.equal(features, 2 * x)

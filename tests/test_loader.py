@@ -44,6 +44,22 @@ class TestOwnLoader:
         sequential = DataLoader(data, batch_size=2, shuffle=True)
         assert torch.cat([batch[0] for batch in own(sequential).loader]).tolist() == [0, 1, 2, 3, 4]
 
+    def test_a_tensor_dataset_is_read_batch_by_batch_as_its_rows_are(self):
+        data = TensorDataset(torch.randn(7, 3), torch.arange(7))
+        whole = own(DataLoader(data, batch_size=3, shuffle=True)).loader
+        rows = DataLoader([data[i] for i in range(7)], batch_size=3)
+        assert not isinstance(whole, DataLoader)
+        for batch, expected in zip(whole, rows, strict=True):
+            assert type(batch) is type(expected)
+            assert all(torch.equal(a, b) for a, b in zip(batch, expected, strict=True))
+
+        class Doubled(TensorDataset):
+            def __getitem__(self, index):
+                return tuple(2 * tensor for tensor in super().__getitem__(index))
+
+        doubled = own(DataLoader(Doubled(*data.tensors), batch_size=7)).loader
+        assert torch.equal(next(iter(doubled))[1], 2 * torch.arange(7))
+
     def test_keeps_a_subset(self):
         loader = DataLoader(TensorDataset(torch.arange(9)), sampler=SubsetRandomSampler([7, 2, 5]), batch_size=2)
         assert torch.cat([batch[0] for batch in own(loader).loader]).tolist() == [2, 5, 7]
