@@ -14,7 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from nc_callbacks.callbacks.look import Look, MakeLoaders
+from nc_callbacks.callbacks.look import MakeLoaders
 from nc_callbacks.callbacks.measurement import Measurement, measured
 from nc_callbacks.callbacks.observation import Needs, Observation, Source
 from nc_callbacks.callbacks.online import Online, refuse_compiled
@@ -190,8 +190,11 @@ class CollapseCallback(Callback):
         self.history = [record for record in self.history if record["epoch"] < trainer.current_epoch]
         peers = [callback for callback in _callbacks(trainer) if callback.given == self.given]
         if peers[0] is self:
-            look = self._try(trainer, pl_module, peers, lambda: _loaders_of_fit(trainer, peers))
+            self._try(trainer, pl_module, peers, lambda: _loaders_of_fit(trainer, peers))
             if self.mode == "online":
+                # One that names the head and one that finds it share a stream too.
+                sharing = [callback for callback in _callbacks(trainer) if callback.source == self.source]
+                look = make_look(trainer, pl_module, self.source, sharing)
                 shared(trainer).streams[self.source] = Online(look, shared(trainer).warn_once)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -208,7 +211,7 @@ class CollapseCallback(Callback):
 
     def _try(
         self, trainer: Trainer, pl_module: LightningModule, peers: list[CollapseCallback], make_loaders: MakeLoaders
-    ) -> Look:
+    ) -> None:
         """Try what was given to these callbacks on a batch, once for all."""
         look = make_look(trainer, pl_module, self.given, peers)
         look.check(make_loaders)
@@ -221,7 +224,6 @@ class CollapseCallback(Callback):
                 )
                 peer.history, peer.latest = [], {}
             peer.num_classes = look.num_classes
-        return look
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for source, stream in self._streams(trainer):

@@ -211,9 +211,11 @@ class TestNoPassIsAdded:
                 self.hooked = hooks(self)
 
         model = Counting()
-        callbacks = [online(), online(WeightMeanAlignment), online(prefix="third", splits=["val"])]
+        named = online(WeightMeanAlignment, head="head", a2_residual=True)
+        callbacks = [online(), named, online(prefix="third", splits=["val"])]
         trainer(*callbacks).fit(model, loader(), loader(1))
         assert model.hooked == 2
+        assert "nc/train/a2_residual" in callbacks[1].latest
         assert callbacks[0].latest["nc/train/accuracy"] == callbacks[1].latest["nc/train/accuracy"]
         assert "third/val/nc1" in callbacks[2].latest
 
