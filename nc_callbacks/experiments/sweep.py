@@ -7,6 +7,7 @@ import json
 import re
 import statistics
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nc_callbacks.experiments.jobs import ERROR_FILE, is_finished
+from nc_callbacks.experiments.paper_figures import FIGURES, draw_paper_figure
 from nc_callbacks.experiments.ranks import share_folder, started_by_torchrun
 from nc_callbacks.experiments.summary import SUMMARY_FILE, write_page
 
@@ -47,10 +49,17 @@ class SweepSummary(Callback):
 
     Args:
         metrics: Log keys in the table on the terminal; ``sweep.csv`` holds all.
+        figure: One of the papers' figures to draw from the runs; see `nc_callbacks.experiments.paper_figures`.
+
+    Raises:
+        ValueError: There is no such figure.
     """
 
-    def __init__(self, metrics: Sequence[str]) -> None:
+    def __init__(self, metrics: Sequence[str], figure: str | None = None) -> None:
+        if figure not in (None, *FIGURES):
+            raise ValueError(f"figure must be one of {', '.join(FIGURES)}, got {figure!r}.")
         self.metrics = list(metrics)
+        self.figure = figure
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         if config.resume:
@@ -73,8 +82,17 @@ class SweepSummary(Callback):
         write_sweep(runs, folder)
         print_sweep(runs, folder, self.metrics)
         write_page(folder)
+        if self.figure is not None:
+            self._draw(folder, self.figure)
         if any(run.status != "finished" for run in runs):
             raise SystemExit(1)
+
+    def _draw(self, folder: Path, figure: str) -> None:
+        try:
+            for path in draw_paper_figure(folder, figure):
+                Console().print(f"Written: {path}", soft_wrap=True, highlight=False, markup=False)
+        except Exception as error:
+            warnings.warn(f"{figure} could not be drawn: {error!r}.", stacklevel=2)
 
 
 def resume_problem(folder: Path, overrides: list[str]) -> str | None:
