@@ -18,10 +18,10 @@ def test_accuracy_over_variance_has_a_line_a_method_with_its_spread():
     axes = accuracy_figure(rows).axes[0]
     assert [text.get_text() for text in axes.get_legend().get_texts()] == list(METHODS)
     assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "0.1", "0.5"]
-    for i, container in enumerate(axes.containers):
-        np.testing.assert_allclose(container.lines[0].get_ydata(), [1 - v - 0.01 * i for v in VARIANCES])
-        bars = container.lines[2][0].get_segments()
-        assert [np.ptp(bar[:, 1]) for bar in bars] == pytest.approx([0.04] * 3)
+    for i, (line, _, (spread,)) in enumerate(axes.containers):
+        assert list(line.get_ydata()) == pytest.approx([1 - v - 0.01 * i for v in VARIANCES])
+        bars = spread.get_segments()
+        assert [float(bar[1, 1] - bar[0, 1]) for bar in bars] == pytest.approx([0.04] * 3)
     assert axes.get_ylabel()
     assert axes.get_xlabel()
 

@@ -103,7 +103,7 @@ def test_not_again_on_resume(tmp_path):
     first.fit(Recorded(), loader())
     first.save_checkpoint(tmp_path / "a.ckpt")
     resumed, again = Recorded(), CentredMeanInit(head="head")
-    trainer(again, max_epochs=3).fit(resumed, loader(), ckpt_path=tmp_path / "a.ckpt", weights_only=True)
+    trainer(again, max_epochs=3).fit(resumed, loader(), ckpt_path=tmp_path / "a.ckpt")
     assert torch.equal(
         resumed.first_weight, torch.load(tmp_path / "a.ckpt", weights_only=True)["state_dict"]["head.weight"]
     )
@@ -113,7 +113,7 @@ def test_not_again_on_resume(tmp_path):
     without.fit(Recorded(), loader())
     without.save_checkpoint(tmp_path / "b.ckpt")
     late, callback = Recorded(), CentredMeanInit(head="head")
-    trainer(callback, max_epochs=2).fit(late, loader(), ckpt_path=tmp_path / "b.ckpt", weights_only=True)
+    trainer(callback, max_epochs=2).fit(late, loader(), ckpt_path=tmp_path / "b.ckpt")
     assert callback.scale is None
     # But a new fit of another trainer starts anew.
     fresh = Recorded()
@@ -130,7 +130,7 @@ def test_a_checkpoint_from_before_the_first_step_counts_too(tmp_path):
     trainer(CentredMeanInit(head="head"), Save(), max_steps=1).fit(Recorded(), loader())
     model = Recorded()
     fit = trainer(CentredMeanInit(head="head"), max_epochs=2)
-    fit.fit(model, loader(), ckpt_path=tmp_path / "first.ckpt", weights_only=True)
+    fit.fit(model, loader(), ckpt_path=tmp_path / "first.ckpt")
     assert model.forward_calls < 3 * len(loader())
 
 
