@@ -134,7 +134,7 @@ def steps_to_look_at(steps: int) -> list[int]:
 
     Example:
         >>> steps_to_look_at(104)[98:], len(steps_to_look_at(1000))
-        ([98, 99, 100, 102, 104], 208)
+        ([98, 99, 100, 102, 104], 230)
     """
     looks = [0]
     while looks[-1] < steps:
