@@ -41,6 +41,7 @@ FIGURES = {
                 "sqi_epsilon",
                 "sqi_epsilon_off",
                 "sqi_ratio",
+                "sqi_gap",
                 "sqi_epsilon_rel_std",
                 "sqi_epsilon_off_rel_std",
                 "accuracy",

@@ -96,10 +96,9 @@ def interpolation_grid(runs: Sequence[Any]) -> Figure:
         averages, *spreads = grid[:, sets.index(data_name(run))]
         model, colour = model_name(run), lines[model_name(run)]["color"]
         epochs, epsilon = run.curves["nc/train/sqi_epsilon"]
-        _, off = run.curves["nc/train/sqi_epsilon_off"]
-        others = len(run.looks["nc/train/counts"].values[-1]) - 1
+        _, gap = run.curves["nc/train/sqi_gap"]
         averages.plot(epochs, epsilon, "-", color=colour, label=f"{model}: ε")
-        averages.plot(epochs, others * off, "--", color=colour, label=f"{model}: (k − 1) ε̃")
+        averages.plot(epochs, epsilon - gap, "--", color=colour, label=f"{model}: (k − 1) ε̃")
         label_axes(averages, f"{data_name(run)}: averages", "output")
         names = {"sqi_epsilon_rel_std": "ε", "sqi_epsilon_off_rel_std": "ε̃"}
         for axes, (name, symbol) in zip(spreads, names.items(), strict=True):
