@@ -6,14 +6,15 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 
-from nc_callbacks.statistics import ClassStatistics, OutputErrors
-from tests import reference
+from nc_callbacks.statistics import ClassStatistics, OutputErrors, SoftmaxStatistics
+from tests import reference, reference_more
 from tests.statistics.common import COVARIANCES, RTOL, assert_gathered, assert_moments, dataset, some_outputs
 
 SHARDS = ["unequal", "float64", "empty", "given_shift", "inference_mode", "autocast"]
@@ -44,20 +45,33 @@ def compute_on_one_rank(rank: int, folder: str) -> None:
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2, timeout=timedelta(minutes=1)
     )
-    results: dict[str, Any] = {}
+    results: dict[Any, Any] = {}
+    sent: list[int] = []
+    reduce = dist.all_reduce
+
+    def counting(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
+        sent.append(tensor.nbytes)
+        return reduce(tensor, *args, **kwargs)
+
+    dist.all_reduce = counting
+    # Only sums are exchanged: what a gather moves grows with the number of ranks.
+    for gather in ("all_gather", "all_gather_object", "all_gather_into_tensor", "gather", "gather_object"):
+        setattr(dist, gather, None)
     for name in SHARDS:
         now, later, kwargs = shards(name)
         metrics: dict[str, Any] = {c: ClassStatistics(4, covariance=c, **kwargs) for c in COVARIANCES}  # type: ignore[arg-type]
-        metrics["errors"] = OutputErrors(4)
+        metrics |= {"errors": OutputErrors(4), "softmax": SoftmaxStatistics(4)}
         for key, metric in metrics.items():
             for step, (x, y) in {"now": now[rank], "later": later[rank]}.items():
                 if len(y):
-                    metric.update(outputs_for(y) if key == "errors" else x, y)
+                    metric.update(outputs_for(y) if key in ("errors", "softmax") else x, y)
                 with (
                     torch.inference_mode(name == "inference_mode"),
                     torch.autocast("cpu", dtype=torch.bfloat16, enabled=name == "autocast"),
                 ):
+                    sent.clear()
                     results[name, key, step] = metric.compute()
+                    results["sent", name, key, step] = list(sent)
     dist.destroy_process_group()
     torch.save(results, Path(folder) / f"{rank}.pt")
 
@@ -96,3 +110,33 @@ def test_output_errors_of_two_processes_equal_one(ranks: list[dict[Any, Any]], n
     for results in ranks:
         values = {key: value.item() for key, value in results[name, "errors", step].items()}
         assert values == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("step", ["now", "later"])
+@pytest.mark.parametrize("name", SHARDS)
+def test_softmax_expectations_of_two_processes_equal_one(ranks: list[dict[Any, Any]], name: str, step: str) -> None:
+    now, later, _ = shards(name)
+    targets = [y for _, y in (now if step == "now" else now + later)]
+    outputs = torch.cat([outputs_for(y) for y in targets]).double().numpy()
+    probabilities, products = reference_more.softmax_expectations(outputs, torch.cat(targets).numpy())
+    for results in ranks:
+        found = results[name, "softmax", step]
+        np.testing.assert_allclose(found.probabilities, probabilities, rtol=1e-6)
+        np.testing.assert_allclose(found.products, products, rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("key", [*COVARIANCES, "errors", "softmax"])
+def test_what_is_sent_depends_on_the_shapes_alone(ranks: list[dict[Any, Any]], key: str) -> None:
+    sent = [results["sent", "unequal", key, step] for results in ranks for step in ("now", "later")]
+    assert all(sizes == sent[0] for sizes in sent)
+    k, p = 4, shards("unequal")[0][0][0].shape[1]
+    state = {
+        "none": k * p,
+        "pooled": k * p + p * p,
+        "per_class": k * p + k * p * p,
+        "errors": 6,
+        "softmax": k * k + k**3,
+    }
+    # The state once, the class centres once more, and a few numbers a class.
+    assert sum(sent[0]) <= 8 * (state[key] + k * p + 10 * k)
+    assert len(sent[0]) <= 4
