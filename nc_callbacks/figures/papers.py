@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
 from itertools import cycle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from nc_callbacks.figures.spectrum import plot_spectra
 from nc_callbacks.figures.style import LINES, label_axes, plot_per_class
+from nc_callbacks.figures.transfer import plot_accuracies, plot_steps
 
 DATA_NAMES = {
     "digits": "digits",
@@ -106,12 +110,154 @@ def interpolation_grid(runs: Sequence[Any]) -> Figure:
             axes.plot(epochs, np.abs(values), color=colour, label=model)
             axes.set_yscale("log")
             label_axes(axes, f"{data_name(run)}: spread of {symbol}", "std / |mean|")
-        terminal = [epoch for epoch, value in zip(*run.curves["nc/train/tpt"], strict=True) if value == 1]
         for axes in grid[:, sets.index(data_name(run))]:
-            if terminal:
-                axes.axvline(terminal[0], color=colour, lw=0.8, ls=":")
+            _mark_terminal_phase(axes, run, colour)
             axes.legend(frameon=False, fontsize=8)
     return figure
+
+
+def layers_grid(runs: Sequence[Any]) -> Figure:
+    """Collapse at the classifier's input and one layer down over epochs, a row a run (Lindegaard, Fig. 2).
+
+    A dotted line marks the first look without training error.
+
+    Args:
+        runs: What `nc_callbacks.report.read.read` gives.
+    """
+    figure = Figure(figsize=(16, 3.4 * len(runs)), layout="constrained")
+    panels = {
+        "nc1": ("NC1: tr(Σ_W Σ_B⁺) / k", "dimensionless"),
+        "nc2_equiangularity_signed": ("NC2: equiangularity", "mean of cos + 1/(k − 1)"),
+        "nc2_equinorm": ("NC2: equal norms", "std / mean of ‖μ_c‖"),
+        "ncc_accuracy": ("NC4: nearest class mean", "share misclassified"),
+    }
+    for row, run in zip(figure.subplots(len(runs), 5, squeeze=False), runs, strict=True):
+        row[0].plot(*run.curves["train/loss"], **LINES[0])
+        row[0].set_yscale("log")
+        label_axes(row[0], f"{data_name(run)}, {model_name(run)}: training loss", "squared error")
+        for axes, (name, (title, unit)) in zip(row[1:], panels.items(), strict=True):
+            keys = [key for key in run.curves if key.startswith("nc/train/") and key.endswith(f"/{name}")]
+            for key, line in zip(keys, cycle(LINES), strict=False):
+                epochs, values = run.curves[key]
+                label = key.removeprefix("nc/train/").removesuffix(name).rstrip("/") or "classifier's input"
+                axes.plot(epochs, 1 - values if name == "ncc_accuracy" else values, label=label, **line)
+            if name == "nc1":
+                axes.set_yscale("log")
+            label_axes(axes, title, unit)
+            axes.legend(frameon=False, fontsize=7)
+        for axes in row:
+            _mark_terminal_phase(axes, run, "0.4")
+    return figure
+
+
+def spectrum_grid(runs: Sequence[Any]) -> Figure:
+    """Singular values and cumulative explained variance at the last look, a row a run (Lindegaard, Fig. 3).
+
+    A dotted line marks k − 1 directions.
+
+    Args:
+        runs: What `nc_callbacks.report.read.read` gives.
+    """
+    figure = Figure(figsize=(9, 3.4 * len(runs)), layout="constrained")
+    for row, run in zip(figure.subplots(len(runs), 2, squeeze=False), runs, strict=True):
+        spectra = {}
+        for key, looks in run.looks.items():
+            split, _, layer = key.removeprefix("nc/").removesuffix("/explained_variance").partition("/")
+            if key.endswith("/explained_variance") and split == "train":
+                spectra[layer or "classifier's input"] = looks.values[-1]
+        plot_spectra(row, spectra, f"{data_name(run)}, {model_name(run)}")
+        for axes in row:
+            axes.axvline(num_classes(run) - 1, color="0.4", lw=0.8, ls=":")
+    return figure
+
+
+def samples_table(runs: Sequence[Any]) -> Figure:
+    """ε and ε̃, times 10³, of a few samples at the last look, a table a run (Lindegaard, Table 1).
+
+    Args:
+        runs: What `nc_callbacks.report.read.read` gives; those with ``sqi_samples``.
+    """
+    figure = Figure(figsize=(11, 2.4 * len(runs)), layout="constrained")
+    for axes, run in zip(figure.subplots(len(runs), 1, squeeze=False)[:, 0], runs, strict=True):
+        table = run.looks["nc/train/sqi_samples"].values[-1]
+        header = ["sample", "label", "ε · 10³", *(f"ε̃ · 10³, {c}" for c in range(table.shape[1] - 3))]
+        rows = [
+            [f"{sample:.0f}", f"{label:.0f}", *("" if np.isnan(error) else f"{1000 * error:.2g}" for error in errors)]
+            for sample, label, *errors in table
+        ]
+        axes.table(rows, colLabels=header, loc="center").scale(1, 1.4)
+        axes.set_title(f"{data_name(run)}, {model_name(run)}: errors of samples, by class of the output", fontsize=10)
+        axes.set_axis_off()
+    return figure
+
+
+def collapse_grid(runs: Sequence[Any]) -> Figure:
+    """NC1 to NC4 over epochs, a column a run (Papyan, Han & Donoho 2020, Figs. 2 to 7).
+
+    A dotted line marks the first look without training error.
+
+    Args:
+        runs: What `nc_callbacks.report.read.read` gives.
+    """
+    panels = (
+        ("NC1: tr(Σ_W Σ_B⁺) / k", {"nc1": ""}),
+        ("NC2: equal norms", {"nc2_equinorm": "class means", "nc2_equinorm_weights": "weights"}),
+        ("NC2: equal angles", {"nc2_equiangularity": "class means", "nc2_equiangularity_weights": "weights"}),
+        ("NC3: weights and class means", {"nc3": ""}),
+        ("NC4: classifier ≠ nearest mean", {"nc4": ""}),
+    )
+    figure = Figure(figsize=(1 + 4 * len(runs), 13), layout="constrained")
+    for column, run in zip(figure.subplots(len(panels), len(runs), squeeze=False).T, runs, strict=True):
+        for axes, (title, names) in zip(column, panels, strict=True):
+            for (name, label), line in zip(names.items(), LINES, strict=False):
+                axes.plot(*run.curves[f"nc/train/{name}"], label=label, **line)
+            if "nc4" not in names:
+                axes.set_yscale("log")
+            label_axes(axes, f"{data_name(run)}: {title}", "share of samples" if "nc4" in names else "dimensionless")
+            if len(names) > 1:
+                axes.legend(frameon=False, fontsize=8)
+            _mark_terminal_phase(axes, run, "0.4")
+    return figure
+
+
+def transfer_grid(runs: Sequence[Any]) -> Figure:
+    """Four heads on noisy targets, a column a data set (Seddik & Tamaazousti, Fig. 3).
+
+    Rows: accuracy over the variance of the noise; accuracy over optimiser steps at each of the variances whose curves
+    were asked for.
+
+    Args:
+        runs: What `nc_callbacks.report.read.read` gives; those of the task `transfer_noise`.
+    """
+    variances = runs[0].config["task"]["curve_variances"]
+    figure = Figure(figsize=(1 + 4.4 * len(runs), 3.4 * (1 + len(variances))), layout="constrained")
+    for column, run in zip(figure.subplots(1 + len(variances), len(runs), squeeze=False).T, runs, strict=True):
+        tables = [_numbers(run.folder / f"{name}.csv") for name in ("accuracy", "curves")]
+        plot_accuracies(column[0], tables[0], f"{data_name(run)}: heads on noisy targets")
+        for axes, variance in zip(column[1:], variances, strict=True):
+            own = [row for row in tables[1] if row["variance"] == variance]
+            plot_steps(axes, own, f"{data_name(run)}: σ² = {variance:g}")
+    return figure
+
+
+def _numbers(path: Path) -> list[dict[str, Any]]:
+    """Rows of a CSV file with a text column ``method``."""
+    with open(path, newline="") as file:
+        return [
+            {key: text if key == "method" else float(text) for key, text in row.items()} for row in csv.DictReader(file)
+        ]
+
+
+def _mark_terminal_phase(axes: Axes, run: Any, colour: str) -> None:
+    """A dotted line at the first look without training error."""
+    terminal = [epoch for epoch, value in zip(*run.curves["nc/train/tpt"], strict=True) if value == 1]
+    if terminal:
+        axes.axvline(terminal[0], color=colour, lw=0.8, ls=":")
+
+
+def num_classes(run: Any) -> int:
+    """k."""
+    return len(run.looks["nc/train/counts"].values[-1])
 
 
 def data_name(run: Any) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nc_callbacks.figures.style import LINES, Record, label_axes, plot_metric, save_all, splits_with
@@ -15,22 +16,35 @@ from nc_callbacks.figures.style import LINES, Record, label_axes, plot_metric, s
 def spectrum_figure(latest: Record, prefix: str = "nc", split: str = "train") -> Figure:
     """Singular values (their squares add up to 1) and cumulative explained variance of each layer, at the last look."""
     figure = Figure(figsize=(9, 3.4), layout="constrained")
-    singular, cumulative = figure.subplots(1, 2)
     places = [p for p in splits_with(latest, prefix, "explained_variance") if p.partition("/")[0] == split]
-    for place, line in zip(places, cycle(LINES), strict=False):
-        label = place.partition("/")[2] or "classifier's input"
-        shares = np.asarray(latest[f"{prefix}/{place}/explained_variance"])
+    spectra = {
+        place.partition("/")[2] or "classifier's input": np.asarray(latest[f"{prefix}/{place}/explained_variance"])
+        for place in places
+    }
+    plot_spectra(figure.subplots(1, 2), spectra, split)
+    return figure
+
+
+def plot_spectra(panels: Sequence[Axes], spectra: Mapping[str, np.ndarray], where: str) -> None:
+    """Draw singular values (their squares add up to 1) and cumulative explained variance, a line a spectrum.
+
+    Args:
+        panels: Where to draw the singular values, and the explained variance.
+        spectra: Shares of explained variance, largest first, by label.
+        where: Of what, for the titles.
+    """
+    singular, cumulative = panels
+    for (label, shares), line in zip(spectra.items(), cycle(LINES), strict=False):
         number = np.arange(1, len(shares) + 1)
         positive = shares > 1e-14
         singular.plot(number[positive], np.sqrt(shares[positive]), label=label, lw=1.6, **line)
         cumulative.plot(number, np.cumsum(shares), label=label, lw=1.6, **line)
     singular.set_yscale("log")
-    label_axes(singular, f"Singular values, {split}", "dimensionless (squares add up to 1)", "number")
-    label_axes(cumulative, f"Cumulative explained variance, {split}", "share (dimensionless)", "number of directions")
-    for axes in (singular, cumulative):
+    label_axes(singular, f"Singular values, {where}", "dimensionless (squares add up to 1)", "number")
+    label_axes(cumulative, f"Cumulative explained variance, {where}", "share (dimensionless)", "number of directions")
+    for axes in panels:
         axes.set_xscale("log")
         axes.legend(frameon=False, fontsize=8)
-    return figure
 
 
 def save_spectrum_figures(history: Sequence[Record], latest: Record, folder: Path, prefix: str = "nc") -> list[Path]:

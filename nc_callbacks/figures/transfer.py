@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -21,7 +22,12 @@ def accuracy_figure(rows: Sequence[Row]) -> Figure:
         rows: With ``variance``, ``method``, ``mean`` and ``std``.
     """
     figure = Figure(figsize=(6, 3.8), layout="constrained")
-    axes = figure.subplots()
+    plot_accuracies(figure.subplots(), rows, "Heads on noisy targets")
+    return figure
+
+
+def plot_accuracies(axes: Axes, rows: Sequence[Row], title: str) -> None:
+    """Draw what `accuracy_figure` shows."""
     variances = sorted({row["variance"] for row in rows})
     methods = dict.fromkeys(row["method"] for row in rows)
     for (method, line), marker in zip(zip(methods, LINES, strict=False), "os^D", strict=False):
@@ -30,10 +36,9 @@ def accuracy_figure(rows: Sequence[Row]) -> Figure:
         axes.errorbar(
             range(len(variances)), means, spreads, label=method, lw=1.6, marker=marker, ms=4, capsize=3, **line
         )
-    label_axes(axes, "Heads on noisy targets", "test accuracy (share)", "variance σ² of the noise (pixels in [0, 1])")
+    label_axes(axes, title, "test accuracy (share)", "variance σ² of the noise (pixels in [0, 1])")
     axes.set_xticks(range(len(variances)), [f"{variance:g}" for variance in variances])
     axes.legend(frameon=False, fontsize=8)
-    return figure
 
 
 def steps_figure(rows: Sequence[Row], variances: Sequence[float]) -> Figure:
@@ -45,22 +50,27 @@ def steps_figure(rows: Sequence[Row], variances: Sequence[float]) -> Figure:
     """
     figure = Figure(figsize=(3.6 * len(variances), 3.6), layout="constrained")
     panels = figure.subplots(1, len(variances), squeeze=False)[0]
-    methods = dict.fromkeys(row["method"] for row in rows)
-    end = max(row["step"] for row in rows)
     for axes, variance in zip(panels, variances, strict=True):
-        for method, line in zip(methods, LINES, strict=False):
-            own = [row for row in rows if row["method"] == method and row["variance"] == variance]
-            steps = sorted({row["step"] for row in own})
-            values = np.array([[row["accuracy"] for row in own if row["step"] == step] for step in steps])
-            if len(steps) == 1:
-                steps, values = [0, end], np.repeat(values, 2, axis=0)
-            axes.plot(steps, values.mean(1), label=method, lw=1.6, **line)
-            axes.fill_between(steps, values.min(1), values.max(1), color=line["color"], alpha=0.15, lw=0)
-        label_axes(axes, f"σ² = {variance:g}", "test accuracy (share)", "optimiser steps")
-        axes.set_xscale("symlog", linthresh=1)
-        axes.set_xlim(0, end)
+        plot_steps(axes, [row for row in rows if row["variance"] == variance], f"σ² = {variance:g}")
     panels[0].legend(frameon=False, fontsize=8, loc="lower right")
     return figure
+
+
+def plot_steps(axes: Axes, rows: Sequence[Row], title: str) -> None:
+    """Draw a panel of `steps_figure`, of one variance."""
+    methods = dict.fromkeys(row["method"] for row in rows)
+    end = max(row["step"] for row in rows)
+    for method, line in zip(methods, LINES, strict=False):
+        own = [row for row in rows if row["method"] == method]
+        steps = sorted({row["step"] for row in own})
+        values = np.array([[row["accuracy"] for row in own if row["step"] == step] for step in steps])
+        if len(steps) == 1:
+            steps, values = [0, end], np.repeat(values, 2, axis=0)
+        axes.plot(steps, values.mean(1), label=method, lw=1.6, **line)
+        axes.fill_between(steps, values.min(1), values.max(1), color=line["color"], alpha=0.15, lw=0)
+    label_axes(axes, title, "test accuracy (share)", "optimiser steps")
+    axes.set_xscale("symlog", linthresh=1)
+    axes.set_xlim(0, end)
 
 
 def ranking_figure(rows: Sequence[Row], score: str, truth: str, label: str) -> Figure:
