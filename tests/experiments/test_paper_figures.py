@@ -8,7 +8,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 
-from nc_callbacks.experiments.paper_figures import FIGURES, draw_paper_figure
+from nc_callbacks.experiments.paper_figures import FIGURES, LOWER, draw_paper_figure
 from nc_callbacks.figures import papers
 from nc_callbacks.report.read import read
 from tests.report.common import curves, make_failed_run, make_run
@@ -41,6 +41,7 @@ def test_composes_as_published(experiment):
     sweep = composed(f"experiment={experiment}").hydra
     assert sweep.mode.name == "MULTIRUN"
     assert sweep.sweeper.params.data.split(",") == sets
+    assert sweep.callbacks.sweep.figure == experiment
     for name, trained in zip(sets, epochs, strict=True):
         config = composed(f"experiment={experiment}", f"data={name}")
         assert config.data.batch_size == batch_size
@@ -60,11 +61,45 @@ def test_small_scale_runs_on_digits(experiment):
     small = composed(f"experiment={experiment}", "scale=small")
     assert small.hydra.sweeper.params.data == "digits"
     config = composed(f"experiment={experiment}", "scale=small", "data=digits")
-    assert 0 < config.trainer.max_epochs <= 40
+    assert 0 < config.trainer.max_epochs <= 150
+    assert all(0 < step < config.trainer.max_epochs for step in config.scheduler.milestones)
+
+
+NC2 = ("nc2_equinorm", "nc2_equinorm_weights", "nc2_equiangularity", "nc2_equiangularity_weights")
+SAMPLES = np.array([[7, 1, 0.08, -0.01, np.nan, 0.02, 0.03], [2, 3, -0.055, 0.04, 0.05, 0.06, np.nan]])
+"""Two samples of four classes: index, label, ε, and ε̃ by class."""
+
+
+def add_looks(path):
+    """What a network with two dense layers and `QuasiInterpolation` leave."""
+    with np.load(path) as file:
+        arrays = dict(file)
+    at = arrays["nc/train/explained_variance@epochs"]
+    shares = np.array([0.5, 0.3, 0.15, 0.05])
+    for name, value in {
+        "explained_variance": shares,
+        f"{LOWER}/explained_variance": shares[::-1],
+        "sqi_samples": SAMPLES,
+        "counts": np.full(4, 9),
+    }.items():
+        arrays[f"nc/train/{name}"] = np.stack([value] * len(at)).astype(np.float32)
+        arrays[f"nc/train/{name}@epochs"] = at
+        arrays[f"nc/train/{name}@step"] = np.array(1)
+    np.savez(path, **arrays)
+
+
+def write_transfer(folder):
+    """Two methods, two variances, two seeds."""
+    rows = ["variance,method,mean,std", *(f"{v},{m},{0.9 - v},0.01" for v in (0, 0.2) for m in ("CM", "WFS"))]
+    (folder / "accuracy.csv").write_text("\n".join(rows) + "\n")
+    rows = ["method,variance,seed,step,accuracy"]
+    for v, seed in ((0, 0), (0, 1), (0.2, 0), (0.2, 1)):
+        rows += [f"CM,{v},{seed},0,{0.8 - v}", f"WFS,{v},{seed},0,0.1", f"WFS,{v},{seed},10,{0.9 - v + 0.02 * seed}"]
+    (folder / "curves.csv").write_text("\n".join(rows) + "\n")
 
 
 def sweep_of(folder):
-    """Two data sets × two activations, one of which has failed."""
+    """Two data sets × two models, one of which has failed."""
     found = curves() | {
         "nc/train/sqi_epsilon": np.linspace(0.5, 0.1, 30),
         "nc/train/sqi_epsilon_off": np.linspace(0.05, 0.02, 30),
@@ -72,53 +107,141 @@ def sweep_of(folder):
         "nc/train/sqi_gap": np.linspace(0.05, -0.08, 30),
         "nc/train/sqi_epsilon_rel_std": np.linspace(1, 3, 30),
         "nc/train/sqi_epsilon_off_rel_std": np.linspace(1, 4, 30),
+        "nc/train/nc3": np.geomspace(1, 0.1, 30),
     }
+    found |= {f"nc/train/{name}": np.geomspace(0.5, 0.01 * number, 30) for number, name in enumerate(NC2, 1)}
+    for start in ("", f"{LOWER}/"):
+        found |= {
+            f"nc/train/{start}nc1": np.geomspace(1, 0.3 if start else 0.02, 30),
+            f"nc/train/{start}nc2_equiangularity_signed": np.linspace(0.3, 0.2 if start else -0.01, 30),
+            f"nc/train/{start}nc2_equinorm": np.linspace(0.4, 0.3 if start else 0.02, 30),
+            f"nc/train/{start}ncc_accuracy": np.linspace(0.5, 0.75 if start else 1, 30),
+        }
     models = ("conv_1fc", "relu"), ("conv_2fc", "tanh")
     for number, (data, (model, activation)) in enumerate((d, m) for d in ("digits", "mnist") for m in models):
-        config = {"data": {"name": data}, "model": {"_target_": f"models.{model}", "activation": activation}}
+        config = {
+            "data": {"name": data},
+            "model": {"_target_": f"models.{model}", "activation": activation},
+            "task": {"curve_variances": [0.2]},
+        }
         if number < 3:
-            make_run(folder / str(number), found=found, **config)
+            run = make_run(folder / str(number), found=found, **config)
+            add_looks(run / "looks.npz")
+            write_transfer(run)
         else:
             make_failed_run(folder / str(number))
     return folder
 
 
+LAST = {
+    ("seddik_fig1", "mu1_per_class", "3"): 30.003,
+    ("seddik_fig2", "wm_cosine_per_class", "3"): 30.003 / 40,
+    ("seddik_fig2", "nc/val/accuracy_centred_means", ""): 0.999,
+    ("lindegaard_fig1", "nc/train/sqi_epsilon_off_rel_std", ""): 4,
+    ("lindegaard_fig2", f"nc/train/{LOWER}/nc1", ""): 0.3,
+    ("lindegaard_fig2", "nc/train/nc1", ""): 0.02,
+    ("lindegaard_fig2", "train/loss", ""): 0.01,
+    ("lindegaard_fig3", "explained_variance", "0"): 0.5,
+    ("lindegaard_fig3", f"{LOWER}/explained_variance", "3"): 0.5,
+    ("lindegaard_table1", "epsilon of sample 7", "1"): 0.08,
+    ("lindegaard_table1", "epsilon_off of sample 7", "0"): -0.01,
+    ("lindegaard_table1", "epsilon of sample 2", "3"): -0.055,
+    ("lindegaard_table1", "epsilon_off of sample 2", "2"): 0.06,
+    ("papyan_resnet18", "nc/train/nc2_equiangularity_weights", ""): 0.04,
+}
+"""Values of the last look, by figure, metric and index."""
+
+
 @pytest.mark.parametrize("figure", FIGURES)
 def test_figure_and_csv_show_what_finished_runs_measured(figure, tmp_path):
     picture, table = draw_paper_figure(sweep_of(tmp_path), figure)
+    assert (picture.name, table.name) == (f"{figure}.png", f"{figure}.csv")
     assert picture.read_bytes().startswith(b"\x89PNG")
-    with open(table, newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert {(row["data"], row["activation"]) for row in rows} == {
-        ("digits", "relu"),
-        ("digits", "tanh"),
-        ("mnist", "relu"),
-    }
-    what = FIGURES[figure]
-    assert {row["metric"] for row in rows} == {*what.vectors, *what.metrics}
-    last = {(row["metric"], row["class"]): float(row["value"]) for row in rows if row["epoch"] == "30"}
-    if figure == "seddik_fig1":
-        assert last["mu1_per_class", "3"] == pytest.approx(30.003)
-    elif figure == "seddik_fig2":
-        assert last["wm_cosine_per_class", "3"] == pytest.approx(30.003 / 40)
-        assert last["nc/val/accuracy_centred_means", ""] == pytest.approx(0.999)
-    else:
-        assert last["nc/train/sqi_epsilon_off_rel_std", ""] == pytest.approx(4)
+    rows = read_rows(table)
+    runs = {(row["data"], row["model"], row["activation"]) for row in rows}
+    assert runs == {("digits", "conv_1fc", "relu"), ("digits", "conv_2fc", "tanh"), ("mnist", "conv_1fc", "relu")}
+    if figure == "seddik_fig3":
+        final = [row for row in rows if row["table"] == "accuracy" and row["data"] == "mnist"]
+        assert [(row["variance"], row["method"]) for row in final][-1] == ("0.2", "WFS")
+        assert float(final[-1]["mean"]) == pytest.approx(0.7)
+        assert sum(row["table"] == "curves" for row in rows) == 3 * 12
+        return
+    last = {(row["metric"], row["index"]): float(row["value"]) for row in rows if row["epoch"] == "30"}
+    expected = {key[1:]: value for key, value in LAST.items() if key[0] == figure}
+    assert expected
+    for key, value in expected.items():
+        assert last[key] == pytest.approx(value, rel=1e-5), key
 
 
-def test_lines_of_the_interpolation_figure(tmp_path):
-    _, runs = read(sweep_of(tmp_path))
-    figure = papers.interpolation_grid(runs[:3])
+def read_rows(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def runs(tmp_path):
+    return read(sweep_of(tmp_path))[1][:3]
+
+
+def lines(axes):
+    return {line.get_label(): line.get_ydata() for line in axes.lines}
+
+
+def test_layers_figure_sets_the_layers_beside_each_other(runs):
+    figure = papers.layers_grid(runs)
+    assert len(figure.axes) == 5 * 3
+    loss, nc1, _, _, nearest = figure.axes[5:10]
+    np.testing.assert_allclose(loss.lines[0].get_ydata(), np.geomspace(2, 0.01, 30), rtol=1e-6)
+    np.testing.assert_allclose(lines(nc1)[LOWER][-1], 0.3, rtol=1e-6)
+    np.testing.assert_allclose(lines(nc1)["classifier's input"][-1], 0.02, rtol=1e-6)
+    # The error, not the accuracy.
+    np.testing.assert_allclose(lines(nearest)[LOWER], np.linspace(0.5, 0.25, 30), rtol=1e-6)
+    first_without_error = 1 + int(np.argmax(curves()["nc/train/tpt"]))
+    assert [line.get_xdata()[0] for line in nc1.lines if line.get_linestyle() == ":"] == [first_without_error]
+
+
+def test_spectra_figure_is_normalised_and_marks_the_classes(runs):
+    singular, cumulative = papers.spectrum_grid(runs).axes[:2]
+    np.testing.assert_allclose(np.square(lines(singular)["classifier's input"]).sum(), 1, rtol=1e-6)
+    np.testing.assert_allclose(lines(cumulative)[LOWER], [0.05, 0.2, 0.5, 1], rtol=1e-6)
+    assert cumulative.lines[-1].get_xdata()[0] == 4 - 1
+
+
+def test_table_of_samples_is_in_thousandths(runs):
+    (table,) = papers.samples_table(runs[:1]).axes[0].tables
+    text = {place: cell.get_text().get_text() for place, cell in table.get_celld().items()}
+    assert [text[1, column] for column in range(7)] == ["7", "1", "80", "-10", "", "20", "30"]
+    assert text[2, 2] == "-55"
+
+
+def test_collapse_figure_has_a_column_a_run(runs):
+    figure = papers.collapse_grid(runs)
+    assert len(figure.axes) == 5 * 3
+    assert [axes.get_title().split(":")[0] for axes in figure.axes[:3]] == ["digits", "digits", "MNIST"]
+    np.testing.assert_allclose(lines(figure.axes[6])["weights"][-1], 0.04, rtol=1e-6)
+    np.testing.assert_allclose(figure.axes[12].lines[0].get_ydata(), curves()["nc/train/nc4"], atol=1e-7)
+
+
+def test_transfer_figure_draws_accuracies_and_the_curves_asked_for(runs):
+    figure = papers.transfer_grid(runs)
+    assert len(figure.axes) == 2 * 3
+    steps = figure.axes[3]
+    assert "σ² = 0.2" in steps.get_title()
+    np.testing.assert_allclose(lines(steps)["WFS"], [0.1, 0.71])
+    np.testing.assert_allclose(lines(steps)["CM"], [0.6, 0.6])
+
+
+def test_lines_of_the_interpolation_figure(runs):
+    figure = papers.interpolation_grid(runs)
     averages, _, spread = figure.axes[0], figure.axes[2], figure.axes[4]
-    lines = {line.get_label(): line.get_ydata() for line in averages.lines}
-    np.testing.assert_allclose(lines["1FC: ε"], np.linspace(0.5, 0.1, 30), rtol=1e-6)
+    np.testing.assert_allclose(lines(averages)["1FC: ε"], np.linspace(0.5, 0.1, 30), rtol=1e-6)
     # ε − gap is (k − 1) ε̃.
-    np.testing.assert_allclose(lines["2FC: (k − 1) ε̃"], np.linspace(0.45, 0.18, 30), rtol=1e-6)
+    np.testing.assert_allclose(lines(averages)["2FC: (k − 1) ε̃"], np.linspace(0.45, 0.18, 30), rtol=1e-6)
     np.testing.assert_allclose(spread.lines[0].get_ydata(), np.linspace(1, 4, 30), rtol=1e-6)
 
 
 def test_no_finished_run_draws_nothing(tmp_path):
     make_failed_run(tmp_path / "0")
     assert draw_paper_figure(tmp_path, "seddik_fig1") == []
-    with pytest.raises(ValueError, match="figure must be one of seddik_fig1, seddik_fig2, lindegaard_fig1, got 'fig9'"):
+    with pytest.raises(ValueError, match=r"figure must be one of seddik_fig1, .*papyan_resnet18, got 'fig9'"):
         draw_paper_figure(tmp_path, "fig9")
