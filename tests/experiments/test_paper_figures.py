@@ -1,6 +1,9 @@
 """The papers' figures: every experiment composes as the papers say, and what is drawn is what the runs measured."""
 
 import csv
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +11,14 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 
+from nc_callbacks.experiments.data import ImageData
 from nc_callbacks.experiments.paper_figures import FIGURES, LOWER, draw_paper_figure
 from nc_callbacks.figures import papers
 from nc_callbacks.report.read import read
 from tests.report.common import curves, make_failed_run, make_run
 
-CONF = Path(__file__).parents[2] / "conf"
+ROOT = Path(__file__).parents[2]
+CONF = ROOT / "conf"
 
 PAPERS = {
     # Data sets; batch size, epochs, optimiser and learning rate as published.
@@ -245,3 +250,36 @@ def test_no_finished_run_draws_nothing(tmp_path):
     assert draw_paper_figure(tmp_path, "seddik_fig1") == []
     with pytest.raises(ValueError, match=r"figure must be one of seddik_fig1, .*papyan_resnet18, got 'fig9'"):
         draw_paper_figure(tmp_path, "fig9")
+
+
+def train(folder, *overrides):
+    command = [sys.executable, str(ROOT / "train.py"), f"hydra.sweep.dir={folder}", "trainer=cpu", *overrides]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=folder.parent, env=environment, capture_output=True, text=True)
+
+
+def test_full_scale_without_its_data_says_where_it_was_looked_for(tmp_path):
+    settings = (f"data.root={tmp_path}", "data.download=false")
+    finished = train(tmp_path / "sweep", "experiment=lindegaard_fig2", *settings)
+    assert finished.returncode == 1
+    (row,) = read_rows(tmp_path / "sweep" / "sweep.csv")
+    assert row["status"] == "failed"
+    assert row["error"].startswith(f"FileNotFoundError: cifar10 was looked for in {tmp_path}, which should hold")
+    assert not list(tmp_path.rglob("*.png"))
+
+
+@pytest.mark.slow
+def test_one_command_leaves_figure_and_csv(tmp_path):
+    names = ("neural_collapse", "weight_mean_alignment", "quasi_interpolation", "feature_spectrum")
+    without_figures = [f"callbacks.{name}.figures=false" for name in names]
+    settings = ("scale=small", "trainer.max_epochs=1", "scheduler.milestones=[]", *without_figures)
+    finished = train(tmp_path / "sweep", "experiment=lindegaard_table1", *settings)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    assert (tmp_path / "sweep" / "lindegaard_table1.png").stat().st_size > 5_000
+    rows = read_rows(tmp_path / "sweep" / "lindegaard_table1.csv")
+    assert len(rows) == 5 * 10
+    # ε stands at the label.
+    labels = {row["metric"]: int(row["index"]) for row in rows if row["metric"].startswith("epsilon of")}
+    data = ImageData("digits")
+    data.setup()
+    assert [labels[f"epsilon of sample {i}"] for i in range(5)] == data.train_set.tensors[1][:5].tolist()
