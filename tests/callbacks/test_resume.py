@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,15 @@ from nc_callbacks import FeatureSpectrum, NeuralCollapse, QuasiInterpolation, We
 from tests.callbacks.common import Classifier, loader, trainer
 
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """As in the process that gets SIGTERM, or else sums would round differently there."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def callbacks():
@@ -142,11 +150,10 @@ def test_sigterm_during_a_look_leaves_a_usable_checkpoint(tmp_path):
         text=True,
     )
     assert any("looking" in line for line in process.stdout)
-    asked = time.monotonic()
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=120)
-    # The rest of that look alone would have taken 30 seconds.
-    assert time.monotonic() - asked < 25
+    rest, _ = process.communicate(timeout=300)
+    # That look had 64 samples to go: it ended with the batch.
+    assert rest.count("looking") < 32
     checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert checkpoint["epoch"] in (1, 2)
     whole = NeuralCollapse()
@@ -154,11 +161,9 @@ def test_sigterm_during_a_look_leaves_a_usable_checkpoint(tmp_path):
     trainer(whole, max_epochs=6).fit(model, loader(shuffle=False))
     resumed, again = NeuralCollapse(), Still()
     trainer(resumed, max_epochs=6).fit(again, loader(shuffle=False), ckpt_path=str(tmp_path / "last.ckpt"))
-    # Not to the bit: this process may use more threads than that one.
-    for name, value in model.state_dict().items():
-        torch.testing.assert_close(again.state_dict()[name], value, rtol=1e-4, atol=1e-6)
+    assert_same_weights(model, again)
     # The look that was cut short is the only one that may be missing.
     of_epoch = {record["epoch"]: record["nc/train/nc1"] for record in whole.history}
     found = {record["epoch"]: record["nc/train/nc1"] for record in resumed.history}
     assert set(of_epoch) - set(found) <= {2}
-    assert all(of_epoch[epoch] == pytest.approx(value, rel=1e-4) for epoch, value in found.items())
+    assert all(of_epoch[epoch] == value for epoch, value in found.items())
