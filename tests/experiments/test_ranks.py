@@ -117,6 +117,8 @@ def test_when_one_process_fails_the_others_end(do, error, trace, tmp_path):
 def test_processes_end_with_the_one_that_started_them(number, tmp_path):
     OmegaConf.save(config("sleep"), tmp_path / "given.yaml")
     code = (
+        # A shell's background jobs ignore SIGINT, and so would what is started from them.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from omegaconf import OmegaConf; from nc_callbacks.experiments.ranks import run_processes\n"
         f"run_processes(OmegaConf.load('{tmp_path}/given.yaml'), 2, '{SCRIPT}', '{tmp_path}')"
     )
