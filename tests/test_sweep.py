@@ -66,7 +66,7 @@ def files(folder):
 
 
 HYDRA_FILES = [".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml"]
-RUN_FILES = [*HYDRA_FILES, "hparams.yaml", "metrics.csv", "summary.json", "train.log"]
+RUN_FILES = [*HYDRA_FILES, "hparams.yaml", "metrics.csv", "report.html", "summary.json", "train.log"]
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def test_each_job_ran_once_in_its_folder(processes_sweep):
     folder = processes_sweep[0] / "sweep"
     assert files(folder / "1") == sorted(RUN_FILES)
     assert set(files(folder / "0")) <= {*HYDRA_FILES, "hparams.yaml", "metrics.csv", "train.log", "error.json"}
-    assert sorted(path.name for path in folder.iterdir()) == ["0", "1", "multirun.yaml", "sweep.csv"]
+    assert sorted(path.name for path in folder.iterdir()) == ["0", "1", "multirun.yaml", "report.html", "sweep.csv"]
     printed = processes_sweep[2].stdout
     assert printed.count("Run folder:") == printed.count("Sweep folder:") == 1
     with open(folder / "1" / "metrics.csv") as file:

@@ -32,7 +32,7 @@ def test_run_folder(default_run):
     assert (folder / ".hydra" / "config.yaml").is_file()
     figures = {path.stem for path in (folder / "figures").glob("*.png")}
     assert {"collapse", "nc1", "nc2_equinorm", "nc3", "nc4", "class_mean_cosines_train"} <= figures
-    assert printed.rstrip().splitlines()[-1] == f"Run folder: {folder}"
+    assert printed.rstrip().splitlines()[-2:] == [f"Run folder: {folder}", f"Page: {folder}/report.html"]
 
 
 def test_summary_holds_the_last_values_of_the_log(default_run):
