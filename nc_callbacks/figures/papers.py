@@ -42,7 +42,9 @@ def near_optimality_grid(runs: Sequence[Any]) -> Figure:
                 values = run.looks[f"nc/train/{name}_per_class"].values[-1]
                 axes.plot(values, marker, color=line["color"], label=f"{label}, mean {np.nanmean(values):.3g}")
                 axes.axhline(np.nanmean(values), color=line["color"], ls=line["linestyle"], lw=1)
-            axes.legend(framealpha=1, edgecolor="none", fontsize=8)
+            low, high = axes.get_ylim()
+            axes.set_ylim(top=high + 0.3 * (high - low))  # room for the legend
+            axes.legend(frameon=False, fontsize=8, loc="upper left")
             where = f"{data_name(run)}, {run.config['model']['activation']}"
             label_axes(axes, f"{where}: {title}", "squared features", horizontal="class")
     return figure
@@ -182,7 +184,7 @@ def samples_table(runs: Sequence[Any]) -> Figure:
         table = run.looks["nc/train/sqi_samples"].values[-1]
         header = ["sample", "label", "ε · 10³", *(f"ε̃ · 10³, {c}" for c in range(table.shape[1] - 3))]
         rows = [
-            [f"{sample:.0f}", f"{label:.0f}", *("" if np.isnan(error) else f"{1000 * error:.2g}" for error in errors)]
+            [f"{sample:.0f}", f"{label:.0f}", *("" if np.isnan(error) else f"{1000 * error:.1f}" for error in errors)]
             for sample, label, *errors in table
         ]
         axes.table(rows, colLabels=header, loc="center").scale(1, 1.4)

@@ -215,8 +215,8 @@ def test_spectra_figure_is_normalised_and_marks_the_classes(runs):
 def test_table_of_samples_is_in_thousandths(runs):
     (table,) = papers.samples_table(runs[:1]).axes[0].tables
     text = {place: cell.get_text().get_text() for place, cell in table.get_celld().items()}
-    assert [text[1, column] for column in range(7)] == ["7", "1", "80", "-10", "", "20", "30"]
-    assert text[2, 2] == "-55"
+    assert [text[1, column] for column in range(7)] == ["7", "1", "80.0", "-10.0", "", "20.0", "30.0"]
+    assert text[2, 2] == "-55.0"
 
 
 def test_collapse_figure_has_a_column_a_run(runs):
