@@ -16,10 +16,11 @@ from torch import Tensor
 
 from nc_callbacks.callbacks.look import MakeLoaders
 from nc_callbacks.callbacks.measurement import Measurement, measured
+from nc_callbacks.callbacks.monitors import read_as_before, read_at_looks
 from nc_callbacks.callbacks.observation import Needs, Observation, Source
 from nc_callbacks.callbacks.online import Online, refuse_compiled
 from nc_callbacks.callbacks.shared import Observations, close, make_look, observations_for, shared
-from nc_callbacks.callbacks.trainers import by_split, evaluation_loaders, is_a, overrides, validation_loaders
+from nc_callbacks.callbacks.trainers import by_split, evaluation_loaders, overrides, validation_loaders
 from nc_callbacks.callbacks.units import parse_bytes
 from nc_callbacks.probe import Pool, named_head, named_module
 
@@ -177,17 +178,19 @@ class CollapseCallback(Callback):
                 refuse_compiled(pl_module, names)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # The values come at the end of the training epoch, so that is when callbacks that monitor them must read them.
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if str(getattr(callback, "monitor", None)).startswith(f"{self.prefix}/"):
-                if is_a(callback, "ModelCheckpoint"):
-                    callback._save_on_train_epoch_end = True
-                elif is_a(callback, "EarlyStopping"):
-                    callback._check_on_train_epoch_end = True
+        read_at_looks(trainer, self.prefix, self._is_new)
+
+    def _is_new(self, monitor: str, trainer: Trainer) -> bool:
+        """Whether it came in this epoch, or all with our prefix have measured: then the key is of none of them."""
+        mine = [callback.latest for callback in _callbacks(trainer) if callback.prefix == self.prefix]
+        now = [latest for latest in mine if latest.get("epoch") == trainer.current_epoch and len(latest) > 2]
+        return len(now) == len(mine) or any(monitor in latest for latest in now)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Of a fit that was cut off and is repeated, or of an earlier one.
         self.history = [record for record in self.history if record["epoch"] < trainer.current_epoch]
+        if self.latest.get("epoch", -1) >= trainer.current_epoch:
+            self.latest = {}
         peers = [callback for callback in _callbacks(trainer) if callback.given == self.given]
         if peers[0] is self:
             self._try(trainer, pl_module, peers, lambda: _loaders_of_fit(trainer, peers))
@@ -347,10 +350,14 @@ class CollapseCallback(Callback):
             rank_zero_warn(f"{type(self).__name__} could not draw its figures in {folder}: {error!r}.")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        close(trainer)
+        self._end(trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._end(trainer)
+
+    def _end(self, trainer: Trainer) -> None:
         close(trainer)
+        read_as_before(trainer)
 
     def is_due(self, trainer: Trainer) -> bool:
         """Whether this callback looks after the current epoch."""
