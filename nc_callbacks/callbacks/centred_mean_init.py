@@ -12,7 +12,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import distribute_tensor
 
 from nc_callbacks.callbacks.observation import Source
-from nc_callbacks.callbacks.passes import Passes, Raw
+from nc_callbacks.callbacks.passes import Passes, Step
 from nc_callbacks.callbacks.trainers import overrides
 from nc_callbacks.features import FeatureSample
 from nc_callbacks.heads import CentredMeanHead, Normalize
@@ -132,18 +132,13 @@ class CentredMeanInit(Callback):
                 head = CentredMeanHead(tap.num_features, tap.num_classes, normalize=self.normalize, scale=given)
                 head = head.to(model.device)
 
-                def add(raw: Raw) -> None:
-                    inputs, targets = passes.inputs_and_targets(raw.batch)
-                    if targets is None:
-                        return
-                    passes.forward(inputs)
-                    batch = tap.read(targets)
-                    if raw.counts:
-                        kept = batch.targets != IGNORED
-                        head.update(batch.features[name][kept], batch.targets[kept])
-                        sample.update(batch.features[name][kept], batch.targets[kept])
+                def add(step: Step) -> None:
+                    batch = tap.read(step.targets)
+                    kept = batch.targets != IGNORED
+                    head.update(batch.features[name][kept], batch.targets[kept])
+                    sample.update(batch.features[name][kept], batch.targets[kept])
 
-                passes.each("train", trainer.train_dataloader, add, "class means")
+                passes.each("train", trainer.train_dataloader, tap, add, "class means")
             head.finalize()
             if self.given_scale == "fit":
                 head.fit_scale(*sample.read())
@@ -161,7 +156,7 @@ def _first_inputs(passes: Passes) -> Any:
     raw = next(iter(own_loaders(passes.trainer.train_dataloader)[0].loader), None)
     if raw is None:
         raise ValueError("The train loader is empty: it gave no batch.")
-    return passes.inputs_and_targets(raw)[0]
+    return passes.inputs_and_targets(raw, "train")[0]
 
 
 def _set(parameter: Tensor, value: Tensor) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -40,7 +40,9 @@ class Gathered:
         cache_bytes: int = 0,
     ) -> None:
         k = tap.num_classes
-        settings: dict[str, Any] = {"ignore_index": ignore_index, "process_group": ranks.group}
+        # A trainer of one process may run where torch.distributed has several.
+        several = {"process_group": ranks.group, "sync_on_compute": ranks.size > 1}
+        settings: dict[str, Any] = {"ignore_index": ignore_index} | several
         self.head = tap.head
         self.ranks = ranks
         self.ignore_index = ignore_index
@@ -80,8 +82,8 @@ class Gathered:
             self.cache = self.cache if self.room >= 0 else None
 
     def moments(self) -> dict[str, ClassMoments]:
-        """Of all ranks' samples, by layer."""
-        return {layer: statistics.compute() for layer, statistics in self.statistics.items()}
+        """Of all ranks' samples, by layer; every rank has to ask."""
+        return {layer: self.ranks.together(statistics.compute) for layer, statistics in self.statistics.items()}
 
     def _keep_samples(self, batch: Batch, indices: Sequence[int] | None) -> None:
         if not self.rows or indices is None or len(indices) != len(batch.targets):
@@ -111,8 +113,8 @@ class Gathered:
             accuracy=correct / max(seen, 1),
             mismatch=shares.get("mismatch"),
             centred_mean_accuracy=shares.get("centred means"),
-            errors={kind: errors.compute() for kind, errors in self.errors.items()},
-            expectations=None if self.softmax is None else self.softmax.compute(),
+            errors={kind: self.ranks.together(errors.compute) for kind, errors in self.errors.items()},
+            expectations=None if self.softmax is None else self.ranks.together(self.softmax.compute),
             samples=self._reduced_samples() if split == "train" else None,
         )
         observations[self.head] = replace(observations[self.head], classifier=classifier)
@@ -154,6 +156,11 @@ class Decisions:
         other = copy.copy(self)
         other.counts = {name: torch.zeros_like(count) for name, count in self.counts.items()}
         return other
+
+    def update_all(self, batches: Iterable[Batch]) -> None:
+        """Add batches."""
+        for batch in batches:
+            self.update(batch)
 
     def update(self, batch: Batch) -> None:
         """Add a batch."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, islice
@@ -17,7 +17,8 @@ from torch import Tensor
 
 from nc_callbacks.callbacks.gather import Decisions, Gathered
 from nc_callbacks.callbacks.observation import Needs, Observation, Source
-from nc_callbacks.callbacks.passes import Memory, Passes, Raw, is_out_of_memory
+from nc_callbacks.callbacks.passes import Memory, Passes, Step
+from nc_callbacks.callbacks.ranks import is_out_of_memory
 from nc_callbacks.callbacks.trainers import overrides
 from nc_callbacks.loader import OwnLoader, own_loaders, single_loaders
 from nc_callbacks.probe import Batch, Tap, find_head, undisturbed
@@ -88,12 +89,13 @@ class Look:
                 if self.needs.ood_loader is not None:
                     self._check_ood(shapes[0])
 
-        self._within_memory(attempt)
+        # A sharded model's forward pass waits for the other ranks: there, an error ends the process instead.
+        self._within_memory(attempt if self.passes.sharded else partial(self.ranks.together, attempt))
 
     def _check_split(self, split: str, loader: Any) -> tuple[int, ...]:
         shape = None
         for own in self._few_batches_of(loader):
-            read = (self.passes.inputs_and_targets(raw) for raw in islice(own.loader, _TRIED))
+            read = (self.passes.inputs_and_targets(raw, split) for raw in islice(own.loader, _TRIED))
             first = next(read, None)
             if first is None:
                 raise ValueError(f"The {split} loader is empty: it gave no batch.")
@@ -178,8 +180,13 @@ class Look:
         """
 
         def attempt() -> dict[str, dict[str, Observation]]:
-            with self.standing_still(make_loaders) as loaders, self.tap() as tap:
-                return self._run(tap, loaders)
+            with ExitStack() as stack:
+                still = self.standing_still(make_loaders)
+                loaders = self.ranks.together(lambda: stack.enter_context(still))
+                # What an evaluation has besides its own split may be there on some ranks only.
+                if self.ranks.most(int("train" not in loaders)):
+                    loaders.pop("train", None)
+                return self._run(stack.enter_context(self.tap()), loaders)
 
         return self._within_memory(attempt)
 
@@ -201,7 +208,7 @@ class Look:
         decisions: Decisions | None = None
         observations = {}
         for split in sorted(loaders, key=lambda split: split != "train"):
-            gathered = self.gathered(tap, split)
+            gathered = self.ranks.together(partial(self.gathered, tap, split))
             self._pass(tap, split, loaders[split], gathered.update)
             if split == "train":
                 decisions = Decisions(self.head, gathered.moments(), self.ranks, self.source.ignore_index)
@@ -223,8 +230,7 @@ class Look:
         if self.ranks.most(int(gathered.cache is None)):
             self._pass(tap, split, loader, lambda batch, _: decisions.update(batch), "class means")
         else:
-            for batch in gathered.cache or ():
-                decisions.update(batch)
+            self.ranks.together(partial(decisions.update_all, gathered.cache or ()))
 
     def ood_means(self, tap: Tap) -> dict[str, Tensor]:
         """Feature means of the out-of-distribution data by layer."""
@@ -233,17 +239,24 @@ class Look:
         sums: dict[str, Tensor] = {}
         samples = torch.zeros((), dtype=wide_dtype(self.model.device), device=self.model.device)
 
-        def add(raw: Raw) -> None:
-            self.passes.forward(self.passes.inputs(raw.batch))
+        def add(step: Step) -> None:
             features = tap.read_features()
-            if raw.counts:
-                samples.add_(len(features[self.head]))
-                for layer, rows in features.items():
-                    total = rows.sum(0, dtype=samples.dtype)
-                    sums[layer] = sums[layer] + total if layer in sums else total
+            samples.add_(len(features[self.head]))
+            for layer, rows in features.items():
+                total = rows.sum(0, dtype=samples.dtype)
+                sums[layer] = sums[layer] + total if layer in sums else total
 
-        self.passes.each("out of distribution", self.needs.ood_loader, add)
-        return {layer: self.ranks.sum(total) / self.ranks.sum(samples) for layer, total in sums.items()}
+        def read(raw: Any) -> tuple[Any, Any]:
+            return self.passes.inputs(raw), ()
+
+        self.passes.each("out of distribution", self.needs.ood_loader, tap, add, read=read)
+        return {layer: self._mean(sums.get(layer), samples) for layer in tap.modules}
+
+    def _mean(self, total: Tensor | None, samples: Tensor) -> Tensor:
+        # A rank that had no sample does not know how many features there are.
+        features = self.ranks.most(0 if total is None else len(total))
+        total = samples.new_zeros(features) if total is None else total
+        return self.ranks.sum(total) / self.ranks.sum(samples)
 
     @contextmanager
     def standing_still(self, make_loaders: MakeLoaders) -> Iterator[dict[str, Any]]:
@@ -268,13 +281,7 @@ class Look:
     ) -> None:
         """One pass over a split: `use` is called with each batch that counts and the indices of its samples."""
 
-        def forward(raw: Raw) -> None:
-            inputs, targets = self.passes.inputs_and_targets(raw.batch)
-            if targets is None:
-                return
-            self.passes.forward(inputs)
-            batch = tap.read(targets)
-            if raw.counts:
-                use(batch, raw.indices)
+        def read(step: Step) -> None:
+            use(tap.read(step.targets), step.indices)
 
-        self.passes.each(split, loader, forward, purpose)
+        self.passes.each(split, loader, tap, read, purpose)

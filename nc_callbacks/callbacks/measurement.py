@@ -10,6 +10,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from nc_callbacks.callbacks.observation import Observation
+from nc_callbacks.callbacks.ranks import Ranks
 from nc_callbacks.callbacks.shared import shared
 
 
@@ -32,7 +33,8 @@ def measured(
     if not _is_measurable(observation, head, trainer):
         return Measurement({}, {}, {})
     try:
-        found = measure(observation.of_present_classes())
+        # What one rank cannot measure is logged by none, since logging waits for all.
+        found = Ranks.of(trainer).together(lambda: measure(observation.of_present_classes()))
     except Exception as error:
         what = f"Measuring the {observation.split} split at {observation.layer!r} in epoch {trainer.current_epoch}"
         shared(trainer).warn_of_failure(error, what, trainer.global_rank)

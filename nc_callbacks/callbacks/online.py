@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -109,18 +110,25 @@ class Online:
     def finish(self) -> dict[str, dict[str, Observation]]:
         """End the epoch: what it showed, by split and layer.
 
-        Nothing where no rank has trained, as after a checkpoint that was saved between validation and the end of the
-        epoch.
+        Nothing where training resumed inside the epoch.
         """
         self.stop()
         look = self.look
         with look.standing_still(dict), look.tap() as tap:
             # A rank may have had no batch of a split that the others have.
-            splits = ["train", *by_split("val", look.trainer.val_dataloaders or [])]
+            loaders = look.trainer.val_dataloaders
+            splits = ["train", *by_split("val", [] if loaders is None else loaders)]
             seen = [split for split in splits if look.ranks.most(int(split in self.gathered))]
-            held = {split: self.gathered.get(split) or look.gathered(tap, split) for split in seen}
+            held = look.ranks.together(
+                lambda: {split: self.gathered.get(split) or look.gathered(tap, split) for split in seen}
+            )
             self.gathered = {}
             if "train" not in held:
+                self.warn(
+                    "online resumed",
+                    f'Training resumed inside epoch {look.trainer.current_epoch}, which mode="online" leaves out: it '
+                    "has not seen all of it.",
+                )
                 return {}
             ood_means = look.ood_means(tap)
             means = Decisions(look.head, held["train"].moments(), look.ranks, look.source.ignore_index)
@@ -129,8 +137,7 @@ class Online:
                 # Every rank has to have all its features.
                 complete = not look.ranks.most(int(gathered.cache is None))
                 decisions = means.restarted()
-                for batch in (gathered.cache or ()) if complete else ():
-                    decisions.update(batch)
+                look.ranks.together(partial(decisions.update_all, (gathered.cache or ()) if complete else ()))
                 if not complete:
                     self.warn(
                         "online cache",

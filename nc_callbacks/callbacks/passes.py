@@ -5,39 +5,28 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import count
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from nc_callbacks.callbacks.observation import Source
 from nc_callbacks.callbacks.progress import progress
-from nc_callbacks.callbacks.ranks import Ranks
-from nc_callbacks.callbacks.trainers import batch_limit, is_a, is_sharded
+from nc_callbacks.callbacks.ranks import InterruptedPassError, Ranks
+from nc_callbacks.callbacks.trainers import batch_limit, is_a, is_sharded, place_of
 from nc_callbacks.loader import OwnLoader, own_loaders, single_loaders
 from nc_callbacks.preserve import preserved
-from nc_callbacks.probe import default_batch_fn, undisturbed
+from nc_callbacks.probe import Tap, default_batch_fn, undisturbed
 
 _SMALLEST_SHARE = 64
 """How many times smaller than the loader's a look's batches become before it gives up."""
 
 _END = object()
 """What a loader gives when it is through."""
-
-
-class InterruptedPassError(Exception):
-    """The process is asked to end."""
-
-
-class FailedElsewhereError(RuntimeError):
-    """The pass failed on another rank."""
-
-    def __init__(self, out_of_memory: bool) -> None:
-        super().__init__("another rank ran out of memory" if out_of_memory else "it failed on another rank")
-        self.out_of_memory = out_of_memory
 
 
 @dataclass
@@ -59,12 +48,15 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class Raw:
-    """A batch as the loader gave it."""
+class Step:
+    """What a rank runs the model on."""
 
-    batch: Any
-    counts: bool
-    indices: Sequence[int] | None
+    inputs: Any
+    targets: Any
+    counts: bool = True
+    """Not where it is run only for the sake of the other ranks."""
+    indices: Sequence[int] | None = None
+    """Of its samples in the dataset, where they are known."""
 
 
 @dataclass
@@ -87,25 +79,51 @@ class Passes:
 
     def __post_init__(self) -> None:
         self.ranks = Ranks.of(self.trainer)
+        self.sharded = is_sharded(self.trainer)
 
-    def each(self, split: str, loader: Any, use: Callable[[Raw], None], purpose: str = "") -> None:
-        """Call `use` with all batches of this rank; where that fails on one rank, it fails on all."""
-        failure: Exception | None = None
-        try:
-            for raw in self._raw_batches(split, loader, purpose):
-                use(raw)
-        except Exception as error:
-            failure = error
-        fine, out_of_memory, failed = 0, 1, 2
-        mine = fine if failure is None else out_of_memory if is_out_of_memory(failure) else failed
-        worst = self.ranks.most(mine)
-        if failure is not None and mine == worst:
-            raise failure
-        if worst != fine:
-            raise FailedElsewhereError(worst == out_of_memory)
+    def each(
+        self,
+        split: str,
+        loader: Any,
+        tap: Tap,
+        use: Callable[[Step], None],
+        purpose: str = "",
+        read: Callable[[Any], tuple[Any, Any]] | None = None,
+    ) -> None:
+        """Run the model on all batches of this rank.
 
-    def _raw_batches(self, split: str, loader: Any, purpose: str) -> Iterator[Raw]:
-        owns = own_loaders(
+        Where anything fails on one rank, all raise, and none is left waiting (but for a sharded model whose own forward
+        pass fails on one rank, in the midst of what it exchanges with the others).
+
+        Args:
+            split: What follows the prefix in log keys.
+            loader: The split's.
+            tap: Holds what the last run left, when `use` is called.
+            use: Called after each run that counts; it asks nothing of the other ranks.
+            purpose: Said beside the progress bar.
+            read: From a batch as the loader gave it to inputs and targets; targets of None leave it out.
+        """
+        read = read or partial(self.inputs_and_targets, split=split)
+        owns = self.ranks.together(lambda: self._own_loaders(split, loader))
+        shown = f"Neural collapse: {split}" + (f" ({purpose})" if purpose else "")
+        with progress(self.trainer, shown, sum(map(_length, owns))) as advance:
+
+            def run(step: Step) -> None:
+                tap.forget()
+                if step.targets is not None or self.sharded:
+                    self.forward(step.inputs)
+                if step.targets is not None and step.counts:
+                    use(step)
+                advance()
+
+            for own in owns:
+                if self.ranks.size > 1 and (self.sharded or own.batches is None):
+                    self._in_step(split, self._steps(own, read), run)
+                else:
+                    self.ranks.together(partial(_run_all, self._steps(own, read), run))
+
+    def _own_loaders(self, split: str, loader: Any) -> list[OwnLoader]:
+        return own_loaders(
             loader,
             self.ranks.rank,
             self.ranks.size,
@@ -113,53 +131,58 @@ class Passes:
             limit=batch_limit(self.trainer, split, loader),
             warn=self.warn,
         )
-        shown = f"Neural collapse: {split}" + (f" ({purpose})" if purpose else "")
-        with progress(self.trainer, shown, sum(map(_length, owns))) as advance:
-            for own in owns:
-                for raw in self._in_step(own):
-                    yield raw
-                    advance()
 
-    def _in_step(self, own: OwnLoader) -> Iterator[Raw]:
-        """This rank's batches; all ranks have equally many, some of which may not count."""
-        sharded, unknown = is_sharded(self.trainer), own.batches is None and self.ranks.size > 1
-        batches, held, number = iter(own.loader), None, 0
-        failure: Exception | None = None
-        while number < own.limit:
-            if self.trainer.received_sigterm and not sharded and not unknown:
+    def _steps(self, own: OwnLoader, read: Callable[[Any], tuple[Any, Any]]) -> Iterator[Step]:
+        """Of this rank's batches."""
+        batches = iter(own.loader)
+        for number in count():
+            if self.trainer.received_sigterm:
                 raise InterruptedPassError
-            try:
-                batch = next(batches, _END)
-            except Exception as error:
-                if not sharded or held is None:
-                    raise
-                # The others wait for this rank's forward passes.
-                failure, batch, batches = error, _END, iter(())
-            more = self.ranks.most(int(batch is not _END)) if unknown else batch is not _END
-            if not more and (failure is None or unknown or number >= len(own)):
-                break
-            counts = batch is not _END and own.counts(number)
-            held = held if batch is _END else batch
-            if held is not None:
-                yield Raw(held, counts, own.indices_of(number) if counts else None)
-            number += 1
-        if failure is not None:
-            raise failure
+            batch = _END if number >= own.limit else next(batches, _END)
+            if batch is _END:
+                return
+            counts = own.counts(number)
+            yield Step(*read(batch), counts, own.indices_of(number) if counts else None)
 
-    def inputs_and_targets(self, raw: Any) -> tuple[Any, Any]:
-        """Of a batch as the loader gave it; no targets where it shall not count."""
-        return (self.source.batch_fn or default_batch_fn)(self._on_device(raw))
+    def _in_step(self, split: str, steps: Iterator[Step], run: Callable[[Step], None]) -> None:
+        """Agree with the other ranks before each step: forward passes wait for them, or who has how many is unknown."""
+        held: Step | None = None
+        failure: Exception | None = None
+        while True:
+            step: Step | None = None
+            try:
+                step = next(steps, None) if failure is None else None
+                if self.sharded and held is None and step is None and failure is None:
+                    raise ValueError(
+                        f"The {split} loader gave rank {self.ranks.rank} no batch; a sharded model needs one on each."
+                    )
+            except Exception as error:
+                failure = error
+            if not self.ranks.vote(failure, step is not None):
+                return
+            held = step or held
+            try:
+                if step is not None:
+                    run(step)
+                elif self.sharded and held is not None:
+                    run(replace(held, counts=False))
+            except Exception as error:
+                failure = error
+
+    def inputs_and_targets(self, raw: Any, split: str) -> tuple[Any, Any]:
+        """Of a batch as the split's loader gave it; no targets where it shall not count."""
+        return (self.source.batch_fn or default_batch_fn)(self._on_device(raw, place_of(split)))
 
     def inputs(self, raw: Any) -> Any:
         """Of a batch that may be inputs alone."""
-        batch = self._on_device(raw)
+        batch = self._on_device(raw, 0)
         return batch if isinstance(batch, Tensor) else (self.source.batch_fn or default_batch_fn)(batch)[0]
 
-    def _on_device(self, raw: Any) -> Any:
+    def _on_device(self, raw: Any, place: int) -> Any:
         strategy = self.trainer.strategy
         batch = strategy.precision_plugin.convert_input(raw)
-        batch = self.model._on_before_batch_transfer(batch, dataloader_idx=0)
-        return strategy.batch_to_device(batch, dataloader_idx=0)
+        batch = self.model._on_before_batch_transfer(batch, dataloader_idx=place)
+        return strategy.batch_to_device(batch, dataloader_idx=place)
 
     def forward(self, inputs: Any) -> Any:
         """Run the model."""
@@ -210,13 +233,9 @@ def _through(wrapper: Any, model: LightningModule, forward: Callable[[LightningM
         restore()
 
 
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out, here or on another rank."""
-    if isinstance(error, FailedElsewhereError):
-        return error.out_of_memory
-    # On the CPU torch raises a RuntimeError.
-    told = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    return told or isinstance(error, torch.OutOfMemoryError | MemoryError)
+def _run_all(steps: Iterator[Step], run: Callable[[Step], None]) -> None:
+    for step in steps:
+        run(step)
 
 
 def _length(own: OwnLoader) -> float:

@@ -16,7 +16,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 from nc_callbacks.callbacks.look import Look
 from nc_callbacks.callbacks.observation import Observation, Source
 from nc_callbacks.callbacks.online import Online
-from nc_callbacks.callbacks.passes import FailedElsewhereError, InterruptedPassError, Memory
+from nc_callbacks.callbacks.passes import Memory
+from nc_callbacks.callbacks.ranks import FailedElsewhereError, InterruptedPassError
 
 if TYPE_CHECKING:
     from nc_callbacks.callbacks.base import CollapseCallback

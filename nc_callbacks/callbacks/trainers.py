@@ -41,14 +41,14 @@ def batch_limit(trainer: Trainer, split: str, loader: Any) -> float:
         split: What follows the prefix in log keys.
         loader: The split's.
     """
-    kind, _, place = split.partition("/dataloader_idx_")
+    kind = split.partition("/")[0]
     if kind in ("val", "test"):
         limit = trainer.limit_val_batches if kind == "val" else trainer.limit_test_batches
         counted = trainer.num_val_batches if kind == "val" else trainer.num_test_batches
         if _is_unlimited(limit):
             return math.inf
-        if int(place or 0) < len(counted):
-            return counted[int(place or 0)]
+        if place_of(split) < len(counted):
+            return counted[place_of(split)]
         # The trainer counts them when it first validates.
         return limit if isinstance(limit, int) else int(len(loader) * limit)
     # Outside fit the trainer has not counted the training batches.
@@ -68,6 +68,11 @@ def by_split(split: str, loaders: Any) -> dict[str, Any]:
     if len(singles) == 1:
         return {split: singles[0]}
     return {f"{split}/dataloader_idx_{place}": single for place, single in enumerate(singles)}
+
+
+def place_of(split: str) -> int:
+    """Which of several loaders has these log keys: Lightning's dataloader_idx."""
+    return int(split.partition("/dataloader_idx_")[2] or 0)
 
 
 def validation_loaders(trainer: Trainer) -> dict[str, Any]:

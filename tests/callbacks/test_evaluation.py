@@ -195,6 +195,25 @@ class TestLoaders:
         for place, seed in enumerate((1, 2)):
             assert_whole(callback, model, stage, samples(seed), f"/dataloader_idx_{place}")
 
+    @pytest.mark.parametrize("evaluation", ["fit", "val"])
+    def test_transfer_hooks_know_which(self, evaluation):
+        class Moves(WithTraining):
+            def validation_step(self, batch, batch_idx, dataloader_idx=0):
+                self(batch[0])
+
+            def on_after_batch_transfer(self, batch, dataloader_idx):
+                return [batch[0] + dataloader_idx, batch[1]]
+
+        callback, model = NeuralCollapse(splits=["val"]), Moves()
+        loaders = [loader(1, shuffle=False), loader(2, shuffle=False)]
+        if evaluation == "fit":
+            trainer(callback).fit(model, val_dataloaders=loaders)
+        else:
+            evaluate(trainer(callback), "val", model, dataloaders=loaders)
+        for place in (0, 1):
+            x, y = samples(1 + place)
+            assert_whole(callback, model, "val", (x + place, y), f"/dataloader_idx_{place}")
+
     @pytest.mark.parametrize("stage", ["val", "test"])
     def test_limits(self, stage):
         callback, model = QuasiInterpolation(splits=["val", "test"]), Model()

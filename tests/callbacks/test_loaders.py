@@ -148,6 +148,11 @@ class TestSources:
         trainer(callback, max_epochs=2).fit(model, DataLoader(Stream(), batch_size, num_workers=workers))
         assert_whole(callback, model)
 
+    def test_iterable_validation_set_online(self):
+        callback, model = NeuralCollapse(mode="online", splits=["val"]), Classifier()
+        trainer(callback).fit(model, loader(1), DataLoader(Stream(), 16))
+        assert callback.latest["nc/val/nc1"] == pytest.approx(whole_set(model, (X, Y), (X, Y))["nc1"], rel=1e-5)
+
     @pytest.mark.parametrize("mode", ["min_size", "max_size", "max_size_cycle"])
     @pytest.mark.parametrize("collection", [list, dict])
     def test_several_training_loaders(self, mode, collection):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.callbacks.odd_ranks_script import TROUBLES
 from tests.callbacks.ranks_script import COUNTS, data
 
 ROOT = Path(__file__).parents[2]
@@ -71,18 +72,33 @@ def test_ranks_find_what_one_process_finds_in_float64(one, strategy, processes, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["ddp_spawn", pytest.param("fully_shard", marks=FULLY_SHARD)])
-def test_a_loader_that_raises_on_one_rank_ends_no_training(strategy, tmp_path):
-    run_script("odd_ranks_script", strategy, tmp_path)
+@pytest.mark.parametrize("kind", ["ddp", "stream", pytest.param("fully_shard", marks=FULLY_SHARD)])
+def test_what_fails_on_one_rank_fails_on_all_and_ends_no_training(kind, tmp_path):
+    run_script("odd_ranks_script", kind, tmp_path)
+    looked = [TROUBLES.index(trouble) for trouble in ("measure", "memory", "no targets", "none")]
+    train, val = data(0).dataset.tensors[1][:96], data(1).dataset.tensors[1][: 80 if kind == "fully_shard" else 144]
+    of_first = train[:48] if kind == "stream" else train[::2]
     for rank in range(2):
         kept = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        assert kept["epochs"] == [1, 2]
-        targets = data(0).dataset.tensors[1][:96]
-        assert kept["counts"]["nc/train/counts"] == torch.bincount(targets, minlength=5).tolist()
+        assert kept["epochs"] == looked
+        assert not kept["counts"][TROUBLES.index("measure") + 1]
+        for trouble, targets, val_targets in (
+            ("memory", train, val),
+            ("no targets", of_first, val[:40]),
+            ("none", train, val),
+        ):
+            counts = kept["counts"][TROUBLES.index(trouble) + 1]
+            assert counts["nc/train/counts"] == torch.bincount(targets, minlength=5).tolist()
+            assert counts["nc/val/counts"] == torch.bincount(val_targets, minlength=5).tolist()
         told = [message for message in kept["warnings"] if "training goes on" in message]
         assert len(told) == 1
         assert ("OSError: the disk is gone" if rank == 1 else "it failed on another rank") in told[0]
-        if strategy == "ddp_spawn":
-            # Streams of 40 and 104 samples: every batch of either counts.
-            streamed = data(1).dataset.tensors[1][:144]
-            assert kept["counts"]["nc/val/counts"] == torch.bincount(streamed, minlength=5).tolist()
+
+
+@pytest.mark.slow
+def test_a_trainer_of_one_process_among_several(tmp_path):
+    """As after a fit on several, where the first tests alone."""
+    run_script("alone_script", tmp_path)
+    alone = torch.load(tmp_path / "alone.pt", weights_only=True)
+    assert alone["counts"] == torch.bincount(data(0).dataset.tensors[1]).tolist()
+    assert alone["keys"] > 10

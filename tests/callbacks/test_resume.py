@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,22 @@ def test_resumed_from_any_epochs_checkpoint(whole, at_train_end, tmp_path):
             assert sorted(set(looked)) == looked
             assert set(looked) >= set(range(6)) - {epoch}
         assert_same_weights(whole[1], model)
+
+
+@pytest.mark.parametrize("mode", ["epoch_end", "online"])
+def test_resumed_inside_an_epoch(mode, tmp_path):
+    """A look does not mind; online leaves out the epoch of which it has not seen all, and says so."""
+    saving = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=7, save_top_k=-1)
+    settings = {"max_epochs": 3, "num_sanity_val_steps": 0}
+    trainer(NeuralCollapse(mode=mode), saving, enable_checkpointing=True, **settings).fit(Still(), loader())
+    callback = NeuralCollapse(mode=mode)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        # Of 5 batches an epoch, the second epoch's second.
+        trainer(callback, **settings).fit(Still(), loader(), ckpt_path=str(tmp_path / "step=7.ckpt"))
+    assert [record["epoch"] for record in callback.history] == ([0, 1, 2] if mode == "epoch_end" else [0, 2])
+    told = [str(w.message) for w in caught if "Training resumed inside epoch 1" in str(w.message)]
+    assert len(told) == (mode == "online")
 
 
 @pytest.mark.parametrize(
