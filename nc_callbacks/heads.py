@@ -17,7 +17,7 @@ from nc_callbacks.features import BatchFn, FeatureSample, as_rows, check_backbon
 from nc_callbacks.functional import centred_mean_weight
 from nc_callbacks.probe import class_indices, undisturbed
 from nc_callbacks.statistics import ClassMoments, ClassStatistics, wide_dtype
-from nc_callbacks.temperature import best_scale
+from nc_callbacks.temperature import best_scale, sum_over_ranks
 
 HeadMode = Literal["fixed", "trainable", "mixing"]
 Normalize = Literal["spectral", "frobenius", "none"]
@@ -222,16 +222,21 @@ class CentredMeanHead(nn.Module):
         return F.linear(features, self.linear_weight)
 
     @torch.no_grad()
-    def fit_scale(self, features: Float[Tensor, "*n p"], targets: Int[Tensor, "*n"]) -> float:
+    def fit_scale(
+        self,
+        features: Float[Tensor, "*n p"],
+        targets: Int[Tensor, "*n"],
+        over_ranks: Callable[[Tensor], Tensor] = sum_over_ranks,
+    ) -> float:
         """Scale the weight so that the mean cross-entropy of the logits on these samples is least.
 
-        Computed in float64; finite also where every sample is classified correctly (see
-        `nc_callbacks.temperature.best_scale`). Where torch.distributed is initialised, all ranks must call it, each
-        with its own samples.
+        In float64; finite also where all are classified correctly (see `nc_callbacks.temperature.best_scale`). Where
+        torch.distributed is initialised, all ranks must by default call it, each with its own samples.
 
         Args:
             features: Training features.
             targets: As in `update`.
+            over_ranks: Sums a tensor over the ranks whose samples count.
 
         Returns:
             The new scale, the factor of M̄.
@@ -244,7 +249,7 @@ class CentredMeanHead(nn.Module):
         rows = rows if len(rows) else rows.new_zeros(0, self.weight.shape[1])  # a rank without samples knows no width
         self._check(rows)
         device, wide = self.weight.device, wide_dtype(self.weight.device)
-        factor = best_scale(rows.to(device, wide) @ self.linear_weight.to(wide).T, indices.to(device))
+        factor = best_scale(rows.to(device, wide) @ self.linear_weight.to(wide).T, indices.to(device), over_ranks)
         self.weight.mul_(factor)
         self.scale.mul_(factor)
         return float(self.scale)

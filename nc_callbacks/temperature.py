@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
@@ -10,7 +11,20 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 
-def best_scale(logits: Float[Tensor, "n k"], targets: Int[Tensor, " n"]) -> float:
+def sum_over_ranks(tensor: Tensor) -> Tensor:
+    """The sum over all ranks where torch.distributed is initialised; else the tensor."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return tensor
+    total = tensor.clone()
+    dist.all_reduce(total)
+    return total
+
+
+def best_scale(
+    logits: Float[Tensor, "n k"],
+    targets: Int[Tensor, " n"],
+    over_ranks: Callable[[Tensor], Tensor] = sum_over_ranks,
+) -> float:
     """The s > 0 at which the mean cross-entropy of s · logits is least (the inverse of a temperature; Guo et al. 2017).
 
     The cross-entropy is convex in s, so there is at most one minimum; it is found by bisection to 1e-7. Where every
@@ -18,11 +32,12 @@ def best_scale(logits: Float[Tensor, "n k"], targets: Int[Tensor, " n"]) -> floa
     cross-entropy is log(2)/n, as if one of the n samples were undecided; no sample that is classified wrongly costs
     less than log(2), at any s.
 
-    Where torch.distributed is initialised, the samples of all ranks count, and all must call it.
+    By default the samples of all ranks count where torch.distributed is initialised, and all must call it.
 
     Args:
         logits: Outputs at s = 1, best in float64.
         targets: Class indices.
+        over_ranks: Sums a tensor over the ranks whose samples count.
 
     Raises:
         ValueError: Equal logits (s = 0) are better than any positive scale.
@@ -35,7 +50,11 @@ def best_scale(logits: Float[Tensor, "n k"], targets: Int[Tensor, " n"]) -> floa
     gaps = logits - logits.gather(1, targets[:, None])
     # Other classes with the sample's own logit cost log(their number + 1) at any scale.
     ties = (gaps == 0).sum(1).to(gaps.dtype).log()
-    tie_loss, slope = _sums_over_ranks(ties, gaps.mean(1))
+
+    def sums(*values: Float[Tensor, " n"]) -> list[float]:
+        return over_ranks(torch.stack([value.sum() for value in values])).tolist()
+
+    tie_loss, slope = sums(ties, gaps.mean(1))
     if not slope < 0:
         raise ValueError(
             "The scale cannot be fitted: on these samples the logits are no better than equal ones, at any positive "
@@ -44,7 +63,7 @@ def best_scale(logits: Float[Tensor, "n k"], targets: Int[Tensor, " n"]) -> floa
 
     def too_large(scale: float) -> bool:
         norms = (scale * gaps).logsumexp(1)
-        loss, slope = _sums_over_ranks(norms, ((scale * gaps - norms[:, None]).exp() * gaps).sum(1))
+        loss, slope = sums(norms, ((scale * gaps - norms[:, None]).exp() * gaps).sum(1))
         return slope >= 0 or loss - tie_loss < math.log(2)
 
     low = high = 1.0
@@ -56,10 +75,3 @@ def best_scale(logits: Float[Tensor, "n k"], targets: Int[Tensor, " n"]) -> floa
         middle = math.sqrt(low * high)
         low, high = (low, middle) if too_large(middle) else (middle, high)
     return math.sqrt(low * high)
-
-
-def _sums_over_ranks(*values: Float[Tensor, " n"]) -> list[float]:
-    sums = torch.stack([value.sum() for value in values])
-    if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(sums)
-    return sums.tolist()

@@ -18,7 +18,8 @@ from nc_callbacks.features import FeatureSample
 from nc_callbacks.heads import CentredMeanHead, Normalize
 from nc_callbacks.loader import own_loaders
 from nc_callbacks.probe import Tap, default_batch_fn, find_head, named_head
-from nc_callbacks.probe.classifier import unsharded
+from nc_callbacks.probe.classifier import named_modules, unsharded
+from nc_callbacks.statistics import ClassStatistics
 
 IGNORED = -100
 """Samples with this target take no part, as in torch's cross-entropy."""
@@ -39,7 +40,8 @@ class CentredMeanInit(Callback):
             training features or 8,192 a rank drawn at random.
         freeze_backbone: Train the classifier alone: all other parameters require no gradient, and all other modules
             but the LightningModule itself are in eval mode while training, so that the features stay as they were
-            measured. Needs `head`.
+            measured; in a fit that resumes, too. When fit ends, also by an exception, both are put back as they were.
+            Needs `head`.
         batch_fn: From a batch to (inputs, targets); see `nc_callbacks.probe.default_batch_fn` for the default.
         forward_fn: From (module, inputs) to outputs; by default the module is called on the inputs.
 
@@ -48,7 +50,8 @@ class CentredMeanInit(Callback):
 
     Raises:
         ValueError: An argument is out of its range; in `setup` and when training starts, what is wrong with the model
-            or the data.
+            or the data: among others, a classifier whose weight is computed from other parameters (weight or spectral
+            normalisation) or belongs to another module too.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -79,6 +82,8 @@ class CentredMeanInit(Callback):
         self.batch_fn = batch_fn or default_batch_fn
         self.forward_fn = forward_fn
         self.scale: float | None = None
+        self._frozen: set[nn.Parameter] = set()
+        self._stilled: set[nn.Module] = set()
 
     def state_dict(self) -> dict[str, Any]:
         return {"scale": self.scale}
@@ -96,52 +101,82 @@ class CentredMeanInit(Callback):
             self._check_and_freeze(pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._check_and_freeze(pl_module)
+        if overrides(pl_module, "configure_model"):
+            self._check_and_freeze(pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.scale is not None or trainer.global_step > 0:
-            return
-        self._start(trainer, pl_module)
+        if self.scale is None and trainer.global_step == 0:
+            self._start(trainer, pl_module)
+        # A fit that resumes within an epoch starts none.
+        self._still(pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.freeze_backbone:
-            trained = {pl_module, *self._named_head(pl_module).modules()}
-            for module in pl_module.modules():
-                module.training &= module in trained
+        self._still(pl_module)
 
-    def _named_head(self, model: LightningModule) -> nn.Module:
-        assert self.head is not None
-        return named_head(model, self.head)
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._release()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._release()
 
     def _check_and_freeze(self, model: LightningModule) -> None:
         if self.head is None:
             return
-        trained = set(self._named_head(model).parameters())
+        trained = set(_own_head(model, self.head).parameters())
         if self.freeze_backbone:
-            for parameter in set(model.parameters()) - trained:
+            frozen = {parameter for parameter in model.parameters() if parameter.requires_grad} - trained
+            for parameter in frozen:
                 parameter.requires_grad_(False)
+            self._frozen |= frozen
+
+    def _still(self, model: LightningModule) -> None:
+        if self.head is None or not self.freeze_backbone:
+            return
+        trained = {model, *named_modules(model)[self.head].modules()}
+        stilled = {module for module in model.modules() if module.training} - trained
+        for module in stilled:
+            module.training = False
+        self._stilled |= stilled
+
+    def _release(self) -> None:
+        for parameter in self._frozen:
+            parameter.requires_grad_(True)
+        for module in self._stilled:
+            module.training = True
+        self._frozen.clear()
+        self._stilled.clear()
 
     def _start(self, trainer: Trainer, model: LightningModule) -> None:
         """Pass over the training data, and set the classifier."""
         passes = Passes(trainer, model, Source(self.head, batch_fn=self.batch_fn, forward_fn=self.forward_fn))
+        ranks = passes.ranks
         sample = FeatureSample()
         with passes.standing_still(trainer.train_dataloader):
             name = self.head or find_head(model, lambda: passes.forward(_first_inputs(passes)))
+            with unsharded(model):
+                _own_head(model, name)
             with Tap(model, name) as tap:
-                given = 1.0 if self.given_scale == "fit" else self.given_scale
-                head = CentredMeanHead(tap.num_features, tap.num_classes, normalize=self.normalize, scale=given)
-                head = head.to(model.device)
+                # A process group may be left over from a trainer with more processes than this one.
+                statistics = ClassStatistics(
+                    tap.num_classes,
+                    tap.num_features,
+                    covariance="none",
+                    process_group=ranks.group,
+                    sync_on_compute=ranks.size > 1,
+                ).to(model.device)
 
                 def add(step: Step) -> None:
                     batch = tap.read(step.targets)
                     kept = batch.targets != IGNORED
-                    head.update(batch.features[name][kept], batch.targets[kept])
+                    statistics.update(batch.features[name][kept], batch.targets[kept])
                     sample.update(batch.features[name][kept], batch.targets[kept])
 
                 passes.each("train", trainer.train_dataloader, tap, add, "class means")
-            head.finalize()
+            given = 1.0 if self.given_scale == "fit" else self.given_scale
+            moments = ranks.together(statistics.compute)
+            head = CentredMeanHead.from_moments(moments, normalize=self.normalize, scale=given)
             if self.given_scale == "fit":
-                head.fit_scale(*sample.read())
+                head.fit_scale(*sample.read(), ranks.sum)
             # Ranks may round differently, and DDP keeps whatever difference there is.
             weight = trainer.strategy.broadcast(head.weight.cpu())
             with unsharded(model, writeback=True):
@@ -150,6 +185,36 @@ class CentredMeanInit(Callback):
                     bias.zero_()
         self.scale = float(head.scale)
         rank_zero_info(f"CentredMeanInit: {name!r} starts at the centred class means times {self.scale:.4g}.")
+
+
+def _own_head(model: LightningModule, name: str) -> nn.Module:
+    """The classifier of that name, whose weight and bias can be set.
+
+    Raises:
+        ValueError: They are not parameters of its own, or of another module as well.
+    """
+    module = named_head(model, name)
+    for kind in ("weight", "bias"):
+        if not isinstance(getattr(module, kind, None), Tensor):
+            continue
+        parameter = module._parameters.get(kind)
+        if parameter is None:
+            raise ValueError(
+                f"The {kind} of {name!r} ({type(module).__name__}) is no parameter of its own, so CentredMeanInit "
+                "cannot set it: take off weight_norm, spectral_norm or whatever else computes it, or pass the name of "
+                "the module that holds the parameter as head=...."
+            )
+        sharing = [other for other, m in named_modules(model).items() if _holds(m, parameter) and m is not module]
+        if sharing:
+            raise ValueError(
+                f"The {kind} of {name!r} is that of {', '.join(map(repr, sharing))} too, which CentredMeanInit would "
+                "overwrite: untie them, or leave this callback out."
+            )
+    return module
+
+
+def _holds(module: nn.Module, parameter: nn.Parameter) -> bool:
+    return any(own is parameter for own in module._parameters.values())
 
 
 def _first_inputs(passes: Passes) -> Any:

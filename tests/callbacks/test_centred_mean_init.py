@@ -9,7 +9,9 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils.data import DataLoader, TensorDataset
 
 from nc_callbacks import CentredMeanInit
@@ -84,17 +86,78 @@ def test_keeps_to_the_trainers_limit(limit):
     assert model.forward_calls == 2 * 2
 
 
+class Frozen(Recorded):
+    """Notes what is trained, and which modules are in train mode, at each batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.trained, self.in_train_mode = set(), set()
+
+    def on_train_batch_start(self, batch, batch_idx):
+        super().on_train_batch_start(batch, batch_idx)
+        self.trained |= {name for name, p in self.named_parameters() if p.requires_grad}
+        self.in_train_mode |= {name for name, module in self.named_modules() if module.training}
+
+
+def assert_released(model):
+    """As a new model, but for one parameter and one module that were still before."""
+    assert [name for name, p in model.named_parameters() if not p.requires_grad] == ["body.0.bias"]
+    assert [name for name, module in model.named_modules() if not module.training] == ["body.3"]
+
+
+def still(model):
+    model.body[0].bias.requires_grad_(False)
+    model.body[3].eval()
+    return model
+
+
 def test_freeze_backbone_trains_the_head_on_features_that_stay():
-    model = Recorded()
+    model = Frozen()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     x, _ = samples()
     features = model.body.eval()(x)
-    model.train()
+    still(model.train())
     trainer(CentredMeanInit(head="head", freeze_backbone=True), max_epochs=2).fit(model, loader(), loader(1))
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name]) == (not name.startswith("head")), name
+    assert model.trained == {"head.weight", "head.bias"}
+    assert model.in_train_mode == {"", "head"}
+    assert_released(model)
     assert torch.equal(model.body.eval()(x), features)
-    assert [name for name, p in model.named_parameters() if p.requires_grad] == ["head.weight", "head.bias"]
+
+
+@pytest.mark.parametrize("hook", ["on_fit_start", "on_train_start", "training_step", "validation_step"])
+def test_freeze_backbone_is_undone_after_an_exception(hook):
+    class Broken(Frozen):
+        pass
+
+    def fail(self, *_):
+        raise RuntimeError("broken off")
+
+    setattr(Broken, hook, fail)
+    model, callback = still(Broken()), CentredMeanInit(head="head", freeze_backbone=True)
+    with pytest.raises(RuntimeError, match="broken off"):
+        trainer(callback, num_sanity_val_steps=0).fit(model, loader(), loader(1))
+    assert [name for name, p in model.named_parameters() if not p.requires_grad] == ["body.0.bias"]
+    if hook != "validation_step":  # in which Lightning itself leaves all modules in eval mode
+        assert_released(model)
+
+
+def test_freeze_backbone_holds_from_the_first_batch_of_a_fit_that_resumes_within_an_epoch(tmp_path):
+    class SaveWithin(L.Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            if trainer.global_step == 2:
+                trainer.save_checkpoint(tmp_path / "within.ckpt")
+
+    trainer(CentredMeanInit(head="head", freeze_backbone=True), SaveWithin()).fit(Frozen(), loader())
+    model = Frozen()
+    trainer(CentredMeanInit(head="head", freeze_backbone=True)).fit(model, loader(), ckpt_path=tmp_path / "within.ckpt")
+    saved = torch.load(tmp_path / "within.ckpt", weights_only=True)["state_dict"]
+    assert 0 < model.forward_calls < len(loader())
+    assert model.trained == {"head.weight", "head.bias"}
+    assert model.in_train_mode == {"", "head"}
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, saved[name]) == (not name.startswith("head")), name
 
 
 def test_not_again_on_resume(tmp_path):
@@ -150,6 +213,92 @@ def test_convolutional_classifier_and_absent_class():
     assert model.first_weight.shape == (K + 1, 8, 1, 1)
     np.testing.assert_allclose(model.first_weight[:K].flatten(1), expected, rtol=1e-4, atol=1e-5)
     assert not model.first_weight[K].any()
+
+
+def weight_norm(model):
+    torch.nn.utils.parametrizations.weight_norm(model.head)
+
+
+def spectral_norm(model):
+    torch.nn.utils.parametrizations.spectral_norm(model.head)
+
+
+def old_weight_norm(model):
+    torch.nn.utils.weight_norm(model.head)
+
+
+def tied(model):
+    model.embedding = nn.Embedding(K, 8)
+    model.embedding.weight = model.head.weight
+
+
+class TestWeightThatIsNotItsOwn:
+    def changed(self, change):
+        model = Classifier()
+        change(model)
+        return model
+
+    @pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated:FutureWarning")
+    @pytest.mark.parametrize("head", [None, "head"])
+    @pytest.mark.parametrize("change", [weight_norm, spectral_norm, old_weight_norm])
+    def test_computed_from_others(self, change, head):
+        model = self.changed(change)
+        before = [parameter.clone() for parameter in model.parameters()]
+        with pytest.raises(
+            ValueError, match=r"The weight of 'head' .* is no parameter of its own.*take off weight_norm"
+        ):
+            trainer(CentredMeanInit(head=head)).fit(model, loader())
+        # With the name it is known before the model has run; else after one batch.
+        assert model.forward_calls == (0 if head else 1)
+        assert all(map(torch.equal, model.parameters(), before))
+
+    @pytest.mark.parametrize("head", [None, "head"])
+    def test_of_another_module_too(self, head):
+        model = self.changed(tied)
+        with pytest.raises(ValueError, match=r"The weight of 'head' is that of 'embedding' too.*untie"):
+            trainer(CentredMeanInit(head=head)).fit(model, loader())
+        assert model.forward_calls == (0 if head else 1)
+
+    def test_bias_of_another_module_too(self):
+        model = Classifier()
+        model.other = nn.Linear(3, K)
+        model.other.bias = model.head.bias
+        with pytest.raises(ValueError, match="The bias of 'head' is that of 'other' too"):
+            trainer(CentredMeanInit(head="head")).fit(model, loader())
+
+    def test_made_in_configure_model(self):
+        class Late(Classifier):
+            def configure_model(self):
+                weight_norm(self)
+
+        model = Late()
+        with pytest.raises(ValueError, match=r"The weight of 'head' .* is no parameter of its own"):
+            trainer(CentredMeanInit(head="head")).fit(model, loader())
+        assert model.forward_calls == 0
+
+    def test_a_module_of_two_names_is_one(self):
+        model = Recorded()
+        model.again = model.head
+        trainer(CentredMeanInit(head="head", scale=1.0)).fit(model, loader())
+        np.testing.assert_allclose(model.first_weight, start_of(Classifier()), rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture
+def process_group_of_two(monkeypatch):
+    """This process is one of two, the other of which never answers."""
+    dist.init_process_group("fake", rank=0, world_size=2, store=FakeStore())
+    for name in ("all_reduce", "all_gather", "all_gather_object", "broadcast", "barrier"):
+        monkeypatch.setattr(dist, name, lambda *_, name=name, **__: pytest.fail(f"{name} waits for the other process"))
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("scale", ["fit", 2.0])
+def test_trainer_of_one_process_in_a_process_group_of_two(process_group_of_two, scale):
+    expected = start_of(Classifier())
+    model, callback = Recorded(), CentredMeanInit(head="head", scale=scale)
+    trainer(callback, devices=1).fit(model, loader())
+    np.testing.assert_allclose(model.first_weight, callback.scale * expected, rtol=1e-4, atol=1e-5)
 
 
 class TestBadInputs:
