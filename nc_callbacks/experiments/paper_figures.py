@@ -65,9 +65,10 @@ FIGURES = {
 def draw_paper_figure(folder: Path, figure: str) -> list[Path]:
     """Draw a paper's figure from the finished runs of a sweep's folder, and write what it shows as CSV.
 
-    ``FIGURE.csv`` has a row a value: data, model, activation, epoch, index, metric, value. The index is the class, or
-    the direction of a spectrum; in the table of samples it is the class of the output. Of Fig. 3 of Seddik &
-    Tamaazousti it has the runs' own ``accuracy.csv`` and ``curves.csv`` instead, below each other.
+    ``FIGURE.csv`` has a row a value: run (its subfolder), data, model, activation, seed, epoch, index, metric, value.
+    The index is the class, or the direction of a spectrum; in the table of samples it is the class of the output. Of
+    Fig. 3 of Seddik & Tamaazousti it has the runs' own ``accuracy.csv`` and ``curves.csv`` instead, below each other,
+    with their column ``seed``, of the target's samples and noise, as ``draw``.
 
     Args:
         folder: The sweep's folder.
@@ -125,10 +126,17 @@ def _samples(table: np.ndarray) -> Iterator[tuple[int, str, float]]:
 def _copied(run: Run, tables: Sequence[str]) -> Iterator[dict[str, Any]]:
     for name in tables:
         with open(run.folder / name, newline="") as file:
-            yield from (_which(run) | {"table": name.removesuffix(".csv")} | row for row in csv.DictReader(file))
+            for row in csv.DictReader(file):
+                own = {"draw" if column == "seed" else column: text for column, text in row.items()}
+                yield _which(run) | {"table": name.removesuffix(".csv")} | own
 
 
 def _which(run: Run) -> dict[str, Any]:
-    model = run.config["model"]
-    name = model["_target_"].rsplit(".", 1)[1]
-    return {"data": run.config["data"]["name"], "model": name, "activation": model["activation"]}
+    config, model = run.config, run.config["model"]
+    return {
+        "run": run.name,
+        "data": config["data"]["name"],
+        "model": model["_target_"].rsplit(".", 1)[1],
+        "activation": model["activation"],
+        "seed": config["seed"],
+    }

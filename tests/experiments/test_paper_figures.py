@@ -125,6 +125,7 @@ def sweep_of(folder):
     models = ("conv_1fc", "relu"), ("conv_2fc", "tanh")
     for number, (data, (model, activation)) in enumerate((d, m) for d in ("digits", "mnist") for m in models):
         config = {
+            "seed": 40 + number,
             "data": {"name": data},
             "model": {"_target_": f"models.{model}", "activation": activation},
             "task": {"curve_variances": [0.2]},
@@ -163,13 +164,18 @@ def test_figure_and_csv_show_what_finished_runs_measured(figure, tmp_path):
     assert (picture.name, table.name) == (f"{figure}.png", f"{figure}.csv")
     assert picture.read_bytes().startswith(b"\x89PNG")
     rows = read_rows(table)
-    runs = {(row["data"], row["model"], row["activation"]) for row in rows}
-    assert runs == {("digits", "conv_1fc", "relu"), ("digits", "conv_2fc", "tanh"), ("mnist", "conv_1fc", "relu")}
+    runs = {tuple(row[name] for name in ("run", "data", "model", "activation", "seed")) for row in rows}
+    assert runs == {
+        ("0", "digits", "conv_1fc", "relu", "40"),
+        ("1", "digits", "conv_2fc", "tanh", "41"),
+        ("2", "mnist", "conv_1fc", "relu", "42"),
+    }
     if figure == "seddik_fig3":
         final = [row for row in rows if row["table"] == "accuracy" and row["data"] == "mnist"]
         assert [(row["variance"], row["method"]) for row in final][-1] == ("0.2", "WFS")
         assert float(final[-1]["mean"]) == pytest.approx(0.7)
-        assert sum(row["table"] == "curves" for row in rows) == 3 * 12
+        draws = [(row["run"], row["draw"]) for row in rows if row["table"] == "curves"]
+        assert draws == [(run, draw) for run in "012" for draw in "000111000111"]
         return
     last = {(row["metric"], row["index"]): float(row["value"]) for row in rows if row["epoch"] == "30"}
     expected = {key[1:]: value for key, value in LAST.items() if key[0] == figure}
