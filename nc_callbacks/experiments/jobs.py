@@ -66,12 +66,29 @@ def job(task: Task) -> Task:
     return run
 
 
+def config_problem(config: DictConfig) -> str | None:
+    """What of the choices does not fit together, if anything.
+
+    Args:
+        config: As composed.
+    """
+    scales = list(config.get("paper") or ())
+    if scales and config.scale not in scales:
+        return f"scale must be one of {', '.join(scales)}, got {config.scale!r}."
+    bare = [f"callbacks.{name}" for name, settings in config.callbacks.items() if "_target_" not in (settings or ())]
+    if bare:
+        return f"No callback is chosen for the settings of {', '.join(bare)}: they need callbacks=default."
+    return None
+
+
 def is_finished(folder: Path) -> bool:
     """Whether a run went to its end in the folder."""
     return (folder / SUMMARY_FILE).is_file() and not (folder / ERROR_FILE).is_file()
 
 
 def _run(task: Task, config: DictConfig, folder: Path) -> None:
+    if problem := config_problem(config):
+        raise ValueError(problem)
     failed = True
     try:
         if processes := processes_to_start(config.trainer):

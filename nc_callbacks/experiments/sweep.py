@@ -19,7 +19,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from nc_callbacks.experiments.jobs import ERROR_FILE, is_finished
+from nc_callbacks.experiments.jobs import ERROR_FILE, config_problem, is_finished
 from nc_callbacks.experiments.paper_figures import FIGURES, draw_paper_figure
 from nc_callbacks.experiments.ranks import share_folder, started_by_torchrun
 from nc_callbacks.experiments.summary import SUMMARY_FILE, write_page
@@ -64,6 +64,8 @@ class SweepSummary(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         if config.resume:
             raise SystemExit("resume=true goes on with a sweep: expected --multirun and hydra.sweep.dir=FOLDER.")
+        if problem := config_problem(config):
+            raise SystemExit(problem)
         if started_by_torchrun():
             self.store = share_folder(config)
 
@@ -73,7 +75,8 @@ class SweepSummary(Callback):
                 "Under torchrun each process would run the whole sweep. Start it with python train.py --multirun ...: "
                 "with trainer=ddp or trainer=ddp_cpu each run starts its own processes."
             )
-        if problem := resume_problem(Path(config.hydra.sweep.dir), list(config.hydra.overrides.task)):
+        folder, overrides = Path(config.hydra.sweep.dir), list(config.hydra.overrides.task)
+        if problem := config_problem(config) or resume_problem(folder, overrides):
             raise SystemExit(problem)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
