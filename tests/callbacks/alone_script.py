@@ -32,7 +32,7 @@ def run(rank: int, port: int, folder: str) -> None:
         fit = trainer(CentredMeanInit(head="head"), *callbacks, accelerator="cpu", devices=1)
         fit.fit(Still(), data(0), data(1))
         fit.validate(Still(), data(1), verbose=False)
-        (train,) = [record for record in callbacks[0].history]
+        (train,) = callbacks[0].history
         counts = train["nc/train/counts"].tolist()
         keys = sum(len(callback.latest) for callback in callbacks)
         torch.save({"counts": counts, "keys": keys}, Path(folder, "alone.pt"))
