@@ -26,13 +26,8 @@ def write_report(folder: str | Path) -> Path:
     Raises:
         FileNotFoundError: The folder is neither a run's nor a sweep's.
         ValueError: A file in it cannot be read; the message names it.
-        ModuleNotFoundError: plotly is not installed.
     """
-    try:
-        from plotly.offline import get_plotlyjs
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("The page needs plotly: pip install plotly.") from error
     sweep, runs = read(folder)
     target = Path(folder, PAGE)
-    target.write_text(render_page(runs, sweep, build_payload(runs, sweep), get_plotlyjs()), encoding="utf-8")
+    target.write_text(render_page(runs, sweep, build_payload(runs, sweep)), encoding="utf-8")
     return target

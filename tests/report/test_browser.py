@@ -9,7 +9,6 @@ import pytest
 from nc_callbacks.report import write_report
 from tests.report.common import curves, make_run, make_sweep, write_looks
 
-pytest.importorskip("plotly", reason="needs plotly (pip install plotly)")
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright (pip install playwright)")
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
@@ -88,6 +87,22 @@ def test_every_chart_is_drawn_in_silence(opened, tmp_path, make, width, scheme):
     see_all(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.evaluate("charts.filter(chart => chart.plot.children.length).length") > 10
+
+
+def test_charts_are_drawn_as_they_come_into_view(opened, tmp_path):
+    page = opened(make_sweep(tmp_path / "sweep"))
+    first, last = (f"charts.at({place}).plot.children.length > 0" for place in (0, -2))
+    assert not page.evaluate(last)
+    page.evaluate("charts[0].figure.scrollIntoView({ behavior: 'instant' })")
+    wait_until(page, f"{first} && waiting.size === 0")
+    assert page.evaluate("charts.every(chart => !chart.visible || chart.plot.children.length > 0)")
+    assert not page.evaluate(last)
+    # One that was passed by before its turn is left out, and drawn when it is looked at.
+    page.evaluate("(chart => { chart.visible = true; chart.await(); chart.visible = false; })(charts.at(-2))")
+    wait_until(page, "waiting.size === 0")
+    assert not page.evaluate(last)
+    page.evaluate("charts.at(-2).figure.scrollIntoView({ behavior: 'instant' })")
+    wait_until(page, last)
 
 
 def test_log_switch(opened, tmp_path):

@@ -5,10 +5,9 @@ import runpy
 import sys
 from html import unescape
 from html.parser import HTMLParser
+from importlib.resources import files
 
 import pytest
-
-pytest.importorskip("plotly", reason="needs plotly (pip install plotly)")
 
 from nc_callbacks.report import write_report
 from nc_callbacks.report.__main__ import main
@@ -70,6 +69,13 @@ def test_loads_nothing(tmp_path):
         assert not re.search("script-src [^;]*unsafe", policy)
 
 
+def test_plotly_comes_with_its_licence(tmp_path):
+    text = (write_report(make_run(tmp_path / "run"))).read_text(encoding="utf-8")
+    assert re.search(r"plotly\.js \(cartesian - minified\) v[\d.]+\n.*\n.*\n\* Licensed under the MIT license", text)
+    (licence,) = (files("nc_callbacks.report") / "assets").glob("plotly*LICENSE")
+    assert "Permission is hereby granted, free of charge" in licence.read_text()
+
+
 def test_links_to_the_pages_of_runs(tmp_path):
     make_sweep(tmp_path)
     write_report(tmp_path / "2")
@@ -118,9 +124,3 @@ def test_module_runs(tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match="0"):
         runpy.run_module("nc_callbacks.report", run_name="__main__")
     assert (folder / "report.html").is_file()
-
-
-def test_without_plotly_it_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "plotly.offline", None)
-    with pytest.raises(ModuleNotFoundError, match="pip install plotly"):
-        write_report(make_run(tmp_path / "run"))

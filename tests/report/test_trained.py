@@ -11,8 +11,6 @@ import pytest
 from nc_callbacks.report import write_report
 from nc_callbacks.report.read import read
 
-pytest.importorskip("plotly", reason="needs plotly (pip install plotly)")
-
 ROOT = Path(__file__).parents[2]
 QUICK = ("trainer=cpu", "trainer.max_epochs=2", "model=mlp", *(f"callbacks.{name}.figures=false" for name in (
     "neural_collapse", "weight_mean_alignment", "quasi_interpolation", "feature_spectrum"

@@ -69,12 +69,17 @@ const inView = new IntersectionObserver(
   { rootMargin: "200px" },
 );
 
-/** Draw the charts that wait, one at a time, so that the page answers in between. */
+/** Run when what has been done so far has been painted. */
+function afterPaint(task) {
+  requestAnimationFrame(() => setTimeout(task));
+}
+
+/** Draw the charts that wait, one at a time, each seen at once; those that have left the view are left out. */
 function drawNext() {
   const [chart] = waiting;
   waiting.delete(chart);
-  chart.draw();
-  if (waiting.size) setTimeout(drawNext);
+  if (chart.visible) chart.draw();
+  if (waiting.size) afterPaint(drawNext);
 }
 
 /** A figure that is drawn when it comes into view, and again when something it shows has changed. */
@@ -109,7 +114,7 @@ class Chart {
 
   await() {
     if (!this.visible || !this.stale || !window.Plotly) return;
-    if (!waiting.size) setTimeout(drawNext);
+    if (!waiting.size) afterPaint(drawNext);
     waiting.add(this);
   }
 

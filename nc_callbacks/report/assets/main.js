@@ -16,4 +16,4 @@ if (CONTENT.sweep) {
   addAxes();
 }
 addLooks();
-requestAnimationFrame(() => setTimeout(startPlotly));
+afterPaint(startPlotly);
