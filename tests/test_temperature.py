@@ -45,3 +45,12 @@ def test_samples_with_equal_logits_do_not_count_against_separation():
 def test_useless_logits_are_refused(logits):
     with pytest.raises(ValueError, match="The scale cannot be fitted"):
         best_scale(logits.double(), torch.tensor([0, 1, 2, 0]))
+
+
+@pytest.mark.parametrize("share", [0.75, 1.0])
+def test_sums_over_ranks_count_the_samples_of_all(share):
+    logits = torch.tensor([[1.0, 0.0], [2.0, 0.5], [1.0, -1.0], [0.5, 0.0]]).double()
+    targets = (torch.arange(4) >= 4 * share).long()
+    expected = best_scale(logits.repeat(3, 1), targets.repeat(3))
+    # Three ranks with the same samples.
+    assert best_scale(logits, targets, lambda sums: 3 * sums) == pytest.approx(expected, rel=1e-6)

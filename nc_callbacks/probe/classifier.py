@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 _WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 """Names that wrappers give to the module they wrap."""
@@ -26,9 +27,24 @@ def named_modules(model: nn.Module) -> dict[str, nn.Module]:
 
 def classifier_weight(module: nn.Module) -> Tensor | None:
     """The weight of a module that can be a linear classifier (k rows, one a class), else None."""
-    weight = getattr(module, "weight", None)
+    weight = _read_weight(module)
     linear = isinstance(weight, Tensor) and weight.ndim >= 2 and not isinstance(module, nn.Embedding | nn.EmbeddingBag)
     return weight if linear else None
+
+
+def _read_weight(module: nn.Module) -> Any:
+    """The weight, without the step that spectral_norm makes where it is read in train mode."""
+    if not is_parametrized(module, "weight"):
+        return getattr(module, "weight", None)
+    computed: Any = module.parametrizations
+    stepping = [part for part in computed["weight"].modules() if part.training]
+    for part in stepping:
+        part.training = False
+    try:
+        return module.weight
+    finally:
+        for part in stepping:
+            part.training = True
 
 
 def candidates(model: nn.Module) -> dict[str, nn.Module]:

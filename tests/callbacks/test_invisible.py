@@ -50,6 +50,14 @@ class Plain(Recording):
         self.body = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 8), nn.Tanh(), nn.Identity())
 
 
+class SpectralNorm(Recording):
+    """The classifier's weight changes its buffers where it is read in train mode."""
+
+    def __init__(self):
+        super().__init__()
+        torch.nn.utils.parametrizations.spectral_norm(self.head)
+
+
 class Augmented(Dataset):
     """Random augmentation from torch's, NumPy's and Python's random numbers."""
 
@@ -119,6 +127,13 @@ CASES = {
     "stateful dataset": (lambda: DataLoader(Stateful(), batch_size=16, shuffle=True), {}),
     "accumulation": (augmented, {"accumulate_grad_batches": 2, "val_check_interval": 0.5}),
 }
+
+
+@pytest.mark.parametrize("mode", ["epoch_end", "online"])
+@pytest.mark.parametrize("head", [None, "head"])
+def test_a_weight_that_steps_on_when_it_is_read(mode, head):
+    watching = [NeuralCollapse(head=head, mode=mode), WeightMeanAlignment(head=head, mode=mode, implicit="full")]
+    assert_bit_identical(run([], loader, SpectralNorm), run(watching, loader, SpectralNorm))
 
 
 @pytest.mark.parametrize("case", CASES)
