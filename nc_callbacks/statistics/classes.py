@@ -6,12 +6,13 @@ per-class shift that lies near the class mean and stays fixed for the pass:
 
     d_i = x_i − s_{y_i},   S_c = Σ d_i,   Q = Σ d_i d_iᵀ,   C_c = Q_c/n_c − δ_c δ_cᵀ,   δ_c = S_c/n_c
 
-The shift is corrected for exactly when the result is asked for. One matrix product a batch.
+The shift is corrected for exactly when the result is asked for. One matrix product a batch, or less: Q is symmetric.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, Literal, cast
 
@@ -21,24 +22,24 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torchmetrics import Metric
 
+from nc_callbacks.statistics.batches import as_rows, check_range, in_slices
 from nc_callbacks.statistics.metric import RecordMetric, sum_over_ranks
 from nc_callbacks.statistics.moments import ClassMoments
 from nc_callbacks.statistics.precision import full_precision, wide_dtype
+from nc_callbacks.statistics.products import ClassProducts, add_products, symmetric
 
 Covariance = Literal["none", "pooled", "per_class"]
 
-_BLOCK_ROWS = 16
-"""Rows of one class that are multiplied together in the per-class products."""
-
-_BLOCK_BYTES = 64 * 2**20
-"""Bound on the temporary memory of the per-class products."""
+_ROWS = 4096
+"""Classes whose means are corrected for at once."""
 
 
 class ClassStatistics(RecordMetric):
     """Class means and covariances of features, streamed.
 
     Features in float16, bfloat16 or float32 are accumulated in float32, float64 in float64; `compute` does its
-    algebra in float64. Each batch costs one product of the batch with itself and no synchronisation with the host.
+    algebra in float64. Each batch costs at most one product of the batch with itself and never waits for a GPU. With
+    ``"per_class"`` rows wait (32 a class) until they are multiplied class by class.
 
     Args:
         num_classes: k, at least 2.
@@ -71,7 +72,6 @@ class ClassStatistics(RecordMetric):
     sums: Tensor
     squares: Tensor
     coordinate_squares: Tensor
-    products: Tensor
     nonfinite: Tensor
     invalid: Tensor
 
@@ -129,29 +129,49 @@ class ClassStatistics(RecordMetric):
         """
         with full_precision(features.device):
             self._make_states_mutable()
-            x, y = self._flattened(features, targets)
-            self._accommodate(x)
-            x = x.detach().to(self.sums.dtype)
+            x, y = as_rows(features, targets, self.num_features or self.sums.shape[1])
             keep = None if self.ignore_index is None else y != self.ignore_index
-            y = self._checked(y, keep)
+            if y.device.type == "cpu":
+                x, y, keep = (x, y, None) if keep is None else (x[keep], y[keep], None)
+                check_range(y, self.num_classes)
+            else:
+                y = self._in_range(y, keep)
+            self._accommodate(x)
+            for part in in_slices(x, y, keep):
+                self._add(*part)
 
-            ones = torch.ones_like(y) if keep is None else keep.long()
-            if not self.shift_is_given:
-                self._set_shift_of_new_classes(x, y, ones)
-            d = x - self.shift.index_select(0, y)
-            if keep is not None:
-                d = torch.where(keep[:, None], d, torch.zeros_like(d))
+    def _add(self, x: Tensor, y: Tensor, keep: Tensor | None) -> None:
+        x = x.to(self.sums.dtype)
+        ones = torch.ones_like(y) if keep is None else keep.long()
+        if not self.shift_is_given:
+            self._set_shift_of_new_classes(x, y, ones)
+        shift = self.shift.index_select(0, y)
+        d = torch.sub(x, shift, out=shift)
+        if keep is not None:
+            d.masked_fill_(~keep[:, None], 0)
 
-            norms = torch.linalg.vecdot(d, d)
-            self.counts.index_add_(0, y, ones)
-            self.sums.index_add_(0, y, d)
-            self.squares.index_add_(0, y, norms.to(self.squares.dtype))
-            self.coordinate_squares.index_add_(0, y, d.sum(1).to(self.squares.dtype).square())
+        wide = self.squares.dtype
+        norms = torch.linalg.vector_norm(d, dim=1).square_().to(wide)
+        self.counts.index_add_(0, y, ones)
+        self.sums.index_add_(0, y, d)
+        self.squares.index_add_(0, y, norms)
+        self.coordinate_squares.index_add_(0, y, d.sum(1).to(wide).square_())
+        # On the CPU asking costs nothing; elsewhere it would wait for the device.
+        if y.device.type != "cpu" or not math.isfinite(norms.sum()):
             self.nonfinite += (~norms.isfinite()).sum()
-            if self.covariance == "pooled":
-                self.products.addmm_(d.T, d)
-            elif self.covariance == "per_class":
-                self._add_class_products(d, y)
+        if self.covariance == "pooled":
+            add_products(self.products, d)
+        elif self.covariance == "per_class":
+            self._products.add(d, y)
+
+    @property
+    def products(self) -> Tensor:
+        """Q, or every Q_c: upper triangles."""
+        return self._products.total if self.covariance == "per_class" else self._products
+
+    @products.setter
+    def products(self, products: Tensor) -> None:
+        self._products: Any = ClassProducts(products) if self.covariance == "per_class" else products
 
     def compute(self) -> ClassMoments:
         """The moments of all samples so far (over all ranks, where torch.distributed is initialised).
@@ -166,24 +186,29 @@ class ClassStatistics(RecordMetric):
             )
         wide = wide_dtype(self.sums.device)
         n = self.counts.to(wide)
-        present = self.counts > 0
-        nan = torch.tensor(torch.nan, dtype=wide, device=n.device)
-        delta = self.sums.to(wide) / n.clamp(min=1)[:, None]
-        divisor = torch.where(present, n, nan)
-        traces = (self.squares.to(wide) / divisor - delta.square().sum(1)).clamp(min=0)
+        total, present = n.sum(), self.counts > 0
+        divisor = torch.where(present, n, torch.nan)
+        # Where there are many classes every further (k, p) matrix counts: this one becomes the means.
+        delta = self.sums.to(wide) if self.sums.dtype != wide else self.sums.clone()
+        delta /= n.clamp(min=1)[:, None]
+        traces = (self.squares.to(wide) / divisor - torch.linalg.vector_norm(delta, dim=1).square()).clamp(min=0)
         coordinate_sums = (self.coordinate_squares.to(wide) / divisor - delta.sum(1).square()).clamp(min=0)
         within = covariances = None
         if self.covariance == "pooled":
-            scatter = self.products.to(wide) - (n[:, None] * delta).T @ delta
-            within = _symmetric(scatter) / n.sum()
+            scatter = self.products.to(wide, copy=True)
+            for some, counts in zip(delta.split(_ROWS), n.split(_ROWS), strict=True):
+                scatter -= (counts[:, None] * some).T @ some
+            within = symmetric(scatter) / total
         elif self.covariance == "per_class":
-            covariances = _symmetric(
-                self.products.to(wide) / divisor[:, None, None] - delta[:, :, None] * delta[:, None, :]
-            )
-            within = torch.einsum("c,cpq->pq", n[present] / n.sum(), covariances[present])
+            covariances = self.products.to(wide) / divisor[:, None, None]
+            for covariance, mean in zip(covariances, delta, strict=True):
+                covariance.addr_(mean, mean, alpha=-1)
+            covariances = symmetric(covariances)
+            within = torch.einsum("c,cpq->pq", n[present] / total, covariances[present])
+        means = delta.add_(self.shift).masked_fill_(~present[:, None], torch.nan)
         return ClassMoments(
             counts=self.counts.clone(),
-            means=torch.where(present[:, None], self.shift.to(wide) + delta, nan),
+            means=means,
             traces=traces,
             coordinate_sums=coordinate_sums,
             within=within,
@@ -246,28 +271,6 @@ class ClassStatistics(RecordMetric):
     def _products_shape(self, p: int) -> tuple[int, ...]:
         return {"none": (0,), "pooled": (p, p), "per_class": (self.num_classes, p, p)}[self.covariance]
 
-    def _flattened(self, features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        if not features.is_floating_point():
-            raise ValueError(f"features must be floating point, got {features.dtype}.")
-        if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
-            raise ValueError(f"targets must be integer class indices, got {targets.dtype}.")
-        if targets.ndim <= 1:
-            x, y = features.flatten(1) if features.ndim > 2 else features, targets.reshape(-1)
-        else:
-            x, y = features.reshape(-1, features.shape[-1]), targets.reshape(-1)
-        if x.ndim != 2 or len(x) != len(y) or (targets.ndim > 1 and features.shape[:-1] != targets.shape):
-            raise ValueError(
-                f"features and targets must have the same length: expected features (n, p) with targets (n,), or "
-                f"features (n, …, p) with targets (n, …); got {tuple(features.shape)} and {tuple(targets.shape)}."
-            )
-        known = self.num_features or self.sums.shape[1]
-        if known and x.shape[1] != known:
-            raise ValueError(
-                f"features must have {known} entries a sample, as set or as in the first batch, got {x.shape[1]} "
-                f"(features of shape {tuple(features.shape)})."
-            )
-        return x, y.long()
-
     def _accommodate(self, x: Tensor) -> None:
         """Size the states for the first batch, and widen them when float64 features come."""
         if not self.sums.shape[1] and x.shape[1]:
@@ -277,51 +280,23 @@ class ClassStatistics(RecordMetric):
         if x.dtype == torch.float64 and self.sums.dtype != torch.float64:
             self.shift, self.sums, self.products = self.shift.double(), self.sums.double(), self.products.double()
 
-    def _checked(self, y: Tensor, keep: Tensor | None) -> Tensor:
+    def _in_range(self, y: Tensor, keep: Tensor | None) -> Tensor:
         wrong = (y < 0) | (y >= self.num_classes)
         if keep is not None:
             wrong &= keep
-        if y.device.type != "cpu":
-            self.invalid += wrong.sum()
-        elif wrong.any():
-            raise ValueError(
-                f"targets must lie in 0…{self.num_classes - 1} (num_classes={self.num_classes}), got "
-                f"{sorted(set(y[wrong].tolist()))[:5]}. Pass class indices, or set ignore_index for a padding label."
-            )
+        self.invalid += wrong.sum()
         return y.clamp(0, self.num_classes - 1)
 
     def _set_shift_of_new_classes(self, x: Tensor, y: Tensor, ones: Tensor) -> None:
-        new = (self.counts == 0).index_select(0, y)
+        seen = self.counts.index_select(0, y)
         # On the CPU asking costs nothing; elsewhere it would wait for the device, and the work is small.
-        if y.device.type == "cpu" and not new.any():
+        if y.device.type == "cpu" and seen.all():
             return
         batch_counts = torch.zeros_like(self.counts).index_add_(0, y, ones)
         weight = (ones / batch_counts.clamp(min=1).index_select(0, y)).to(x.dtype)
         # A sample that is not finite must not hide in the shift: it is counted, and the others are not.
-        counted = (new & (ones > 0))[:, None] & x.isfinite()
+        counted = ((seen == 0) & (ones > 0))[:, None] & x.isfinite()
         self.shift.index_add_(0, y, torch.where(counted, x * weight[:, None], torch.zeros_like(x)))
-
-    def _add_class_products(self, d: Tensor, y: Tensor) -> None:
-        """Add d_i d_iᵀ to the class of each sample: rows sorted by class, cut into blocks that hold one class each.
-
-        The number of blocks is bounded by shapes alone, so the host never waits for the counts.
-        """
-        n, p = d.shape
-        counts = torch.zeros_like(self.counts).index_add_(0, y, torch.ones_like(y))
-        blocks = (counts + _BLOCK_ROWS - 1) // _BLOCK_ROWS
-        ends = blocks.cumsum(0)
-        order = y.argsort(stable=True)
-        classes = y[order]
-        rank = torch.arange(n, device=y.device) - (counts.cumsum(0) - counts)[classes]
-        rows = (ends - blocks)[classes] * _BLOCK_ROWS + rank
-        total = n // _BLOCK_ROWS + min(self.num_classes, n) + 1
-        padded = d.new_zeros(total * _BLOCK_ROWS, p).index_copy_(0, rows, d[order]).view(total, _BLOCK_ROWS, p)
-        owner = torch.searchsorted(ends, torch.arange(total, device=y.device), right=True)
-        owner = owner.clamp(max=self.num_classes - 1)
-        step = max(1, _BLOCK_BYTES // (p * p * d.element_size()))
-        for part, owners in zip(padded.split(step), owner.split(step), strict=True):
-            outer = torch.empty(len(part), p, p, dtype=d.dtype, device=d.device)
-            self.products.index_add_(0, owners, torch.bmm(part.mT, part, out=outer))
 
 
 def _rebased(state: dict[str, Tensor], shift: Tensor) -> dict[str, Tensor]:
@@ -346,7 +321,3 @@ def _rebased(state: dict[str, Tensor], shift: Tensor) -> dict[str, Tensor]:
         "coordinate_squares": state["coordinate_squares"] + 2 * g_sum * s_sum + n * g_sum.square(),
         "products": products,
     }
-
-
-def _symmetric(matrix: Tensor) -> Tensor:
-    return (matrix + matrix.mT) / 2

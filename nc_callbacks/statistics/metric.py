@@ -23,11 +23,11 @@ class StreamingMetric(Metric):
     """A metric whose states are updated in place, also those that were made in inference mode."""
 
     def _make_states_mutable(self) -> None:
-        """Replace inference tensors; call it outside inference mode."""
+        """Replace inference tensors, which states are all or none; call it outside inference mode."""
+        if not getattr(self, next(iter(self._defaults))).is_inference():
+            return
         for name in self._defaults:
-            state = getattr(self, name)
-            if state.is_inference():
-                setattr(self, name, state.clone())
+            setattr(self, name, getattr(self, name).clone())
 
 
 def sum_over_ranks(tensors: Iterable[Tensor], group: Any = None) -> list[Tensor]:

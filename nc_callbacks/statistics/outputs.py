@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torchmetrics import Metric
 
+from nc_callbacks.statistics.batches import check_integer, check_range
 from nc_callbacks.statistics.metric import RecordMetric, StreamingMetric, sum_over_ranks
 from nc_callbacks.statistics.moments import SoftmaxExpectations
 from nc_callbacks.statistics.precision import full_precision, wide_dtype
@@ -134,8 +135,7 @@ def _checked(
     outputs: Tensor, targets: Tensor, k: int, ignore_index: int | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Rows of outputs, targets in 0…k−1, which rows count, and how many targets are out of range."""
-    if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
-        raise ValueError(f"targets must be integer class indices, got {targets.dtype}.")
+    check_integer(targets)
     if outputs.shape != (*targets.shape, k):
         raise ValueError(
             f"outputs must be (n, k) = {(*targets.shape, k)} to go with targets of shape {tuple(targets.shape)}, "
@@ -146,11 +146,8 @@ def _checked(
     keep = torch.ones_like(y, dtype=torch.bool) if ignore_index is None else y != ignore_index
     wrong = keep & ((y < 0) | (y >= k))
     # Asking a device costs a wait; there `compute` raises.
-    if y.device.type == "cpu" and wrong.any():
-        raise ValueError(
-            f"targets must lie in 0…{k - 1} (num_classes={k}), got {sorted(set(y[wrong].tolist()))[:5]}. Pass class "
-            "indices, or set ignore_index for a padding label."
-        )
+    if y.device.type == "cpu":
+        check_range(y[keep], k)
     return f.to(torch.promote_types(f.dtype, torch.float32)), y.clamp(0, k - 1), keep, wrong.sum()
 
 

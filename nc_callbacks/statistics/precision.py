@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
 import torch
 
@@ -13,15 +13,21 @@ def wide_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-@contextmanager
-def full_precision(device: torch.device) -> Iterator[None]:
-    """Plain arithmetic for the sums: no gradients, no inference tensors, no autocast, no TF32.
+def full_precision(device: torch.device) -> AbstractContextManager[None]:
+    """Plain arithmetic for the sums: no inference tensors, no autocast, no TF32.
 
     TF32 has a 10-bit mantissa, and states made in inference mode could not be updated outside it.
     """
+    if device.type == "cpu" and not torch.is_inference_mode_enabled() and not torch.is_autocast_enabled("cpu"):
+        # On small batches entering the contexts would take as long as the sums.
+        return nullcontext()
+    return _full_precision(device)
+
+
+@contextmanager
+def _full_precision(device: torch.device) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.no_grad())
         if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
             stack.enter_context(torch.autocast(device.type, enabled=False))
         if device.type == "cuda":

@@ -1,0 +1,66 @@
+"""A batch of features and targets as rows, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+_SLICE_BYTES = 2**20
+"""Bound on the features that are worked on at once on a CPU: they and what is made of them stay in its cache."""
+
+_SLICE_ROWS = 256
+"""Rows below which a product of the rows with themselves would be bound by memory."""
+
+
+def as_rows(features: Tensor, targets: Tensor, num_features: int | None) -> tuple[Tensor, Tensor]:
+    """Features (n, p) and targets (n,), whatever their shapes were."""
+    if not features.is_floating_point():
+        raise ValueError(f"features must be floating point, got {features.dtype}.")
+    check_integer(targets)
+    if targets.ndim <= 1:
+        x, y = features.flatten(1) if features.ndim > 2 else features, targets.reshape(-1)
+    else:
+        x, y = features.reshape(-1, features.shape[-1]), targets.reshape(-1)
+    if x.ndim != 2 or len(x) != len(y) or (targets.ndim > 1 and features.shape[:-1] != targets.shape):
+        raise ValueError(
+            f"features and targets must have the same length: expected features (n, p) with targets (n,), or "
+            f"features (n, …, p) with targets (n, …); got {tuple(features.shape)} and {tuple(targets.shape)}."
+        )
+    if num_features and x.shape[1] != num_features:
+        raise ValueError(
+            f"features must have {num_features} entries a sample, as set or as in the first batch, got {x.shape[1]} "
+            f"(features of shape {tuple(features.shape)})."
+        )
+    return x.detach(), y.long()
+
+
+def check_integer(targets: Tensor) -> None:
+    """Refuse targets that are no class indices."""
+    if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
+        raise ValueError(f"targets must be integer class indices, got {targets.dtype}.")
+
+
+def check_range(y: Tensor, num_classes: int) -> None:
+    """Refuse targets on the CPU that lie outside 0…k−1."""
+    if not len(y):
+        return
+    least, largest = y.aminmax()
+    if least < 0 or largest >= num_classes:
+        wrong = y[(y < 0) | (y >= num_classes)]
+        raise ValueError(
+            f"targets must lie in 0…{num_classes - 1} (num_classes={num_classes}), got "
+            f"{sorted(set(wrong.tolist()))[:5]}. Pass class indices, or set ignore_index for a padding label."
+        )
+
+
+def in_slices(x: Tensor, y: Tensor, keep: Tensor | None) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    """The batch in slices that fit a CPU's cache; whole on other devices, where each slice costs launches."""
+    rows = max(_SLICE_ROWS, _SLICE_BYTES // max(1, x.shape[1] * 4))
+    if x.device.type != "cpu" or len(x) <= rows:
+        yield x, y, keep
+        return
+    for start in range(0, len(x), rows):
+        part = slice(start, start + rows)
+        yield x[part], y[part], None if keep is None else keep[part]

@@ -1,0 +1,109 @@
+"""Sums of products of rows with themselves, Σ d_i d_iᵀ: of all rows, and class by class.
+
+The products are symmetric. Only their upper triangle is kept up to date, in strips of rows, which saves up to half of
+the arithmetic; `symmetric` fills in the rest.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+_STRIPS = 8
+_LEAST_STRIP = 128
+"""Rows of a strip of the products: narrower ones are slower than the whole product (measured on a CPU)."""
+
+_ROWS_PER_CLASS = 32
+_LEAST_ROWS = 1024
+"""Rows that wait until they are multiplied class by class: k matrices are then read and written once for them all."""
+
+_BLOCK_ROWS = 64
+"""Rows of one class that are multiplied together where the host does not know the classes' counts."""
+
+_BLOCK_BYTES = 64 * 2**20
+"""Bound on the temporary memory of those products."""
+
+
+def symmetric(products: Float[Tensor, "*k p p"]) -> Float[Tensor, "*k p p"]:
+    """The matrices whose upper triangles these are."""
+    return products.triu() + products.triu(1).mT
+
+
+def add_products(products: Float[Tensor, "p p"], d: Float[Tensor, "n p"]) -> None:
+    """Add dᵀd to the upper triangle of `products`."""
+    p = d.shape[1]
+    # Elsewhere than on a CPU one launch is worth more than the arithmetic.
+    step = max(_LEAST_STRIP, p // _STRIPS) if d.device.type == "cpu" else max(p, 1)
+    for start in range(0, p, step):
+        stop = start + step
+        products[start:stop, start:].addmm_(d[:, start:stop].T, d[:, start:])
+
+
+class ClassProducts:
+    """Σ d_i d_iᵀ of each class. Rows wait until there are enough of them, and are then multiplied class by class."""
+
+    def __init__(self, total: Float[Tensor, "k p p"]) -> None:
+        self._total = total
+        self._rows: Tensor | None = None
+        self._classes: Tensor | None = None
+        self._waiting = 0
+
+    @property
+    def total(self) -> Float[Tensor, "k p p"]:
+        """The upper triangles, of all rows that were added."""
+        self._multiply()
+        self._rows = self._classes = None
+        return self._total
+
+    def add(self, d: Float[Tensor, "n p"], y: Int[Tensor, " n"]) -> None:
+        """Add rows of the classes y."""
+        room = max(_LEAST_ROWS, _ROWS_PER_CLASS * len(self._total))
+        if self._rows is None or self._classes is None:
+            self._rows, self._classes = d.new_empty(room, d.shape[1]), y.new_empty(room)
+        for rows, classes in zip(d.split(room), y.split(room), strict=True):
+            if self._waiting + len(rows) > room:
+                self._multiply()
+            place = slice(self._waiting, self._waiting + len(rows))
+            self._rows[place], self._classes[place] = rows, classes
+            self._waiting = place.stop
+
+    def _multiply(self) -> None:
+        if not self._waiting or self._rows is None or self._classes is None:
+            return
+        rows, classes = self._rows[: self._waiting], self._classes[: self._waiting]
+        self._waiting = 0
+        if rows.device.type == "cpu":
+            _add_by_class(self._total, rows, classes)
+        else:
+            _add_by_blocks(self._total, rows, classes)
+
+
+def _add_by_class(products: Float[Tensor, "k p p"], d: Float[Tensor, "n p"], y: Int[Tensor, " n"]) -> None:
+    """A product for each class that occurs, of its rows alone."""
+    order = y.argsort()
+    classes, counts = y[order].unique_consecutive(return_counts=True)
+    parts = d[order].split(counts.tolist())
+    for c, part in zip(classes.tolist(), parts, strict=True):
+        add_products(products[c], part)
+
+
+def _add_by_blocks(products: Float[Tensor, "k p p"], d: Float[Tensor, "n p"], y: Int[Tensor, " n"]) -> None:
+    """Rows sorted by class and cut into blocks that hold one class each.
+
+    The number of blocks is bounded by shapes alone, so the host never waits for the counts.
+    """
+    (n, p), k = d.shape, len(products)
+    counts = y.new_zeros(k).index_add_(0, y, torch.ones_like(y))
+    blocks = (counts + _BLOCK_ROWS - 1) // _BLOCK_ROWS
+    ends = blocks.cumsum(0)
+    order = y.argsort(stable=True)
+    classes = y[order]
+    rank = torch.arange(n, device=y.device) - (counts.cumsum(0) - counts)[classes]
+    rows = (ends - blocks)[classes] * _BLOCK_ROWS + rank
+    total = n // _BLOCK_ROWS + min(k, n) + 1
+    padded = d.new_zeros(total * _BLOCK_ROWS, p).index_copy_(0, rows, d[order]).view(total, _BLOCK_ROWS, p)
+    owner = torch.searchsorted(ends, torch.arange(total, device=y.device), right=True).clamp(max=k - 1)
+    step = max(1, _BLOCK_BYTES // (p * p * d.element_size()))
+    for part, owners in zip(padded.split(step), owner.split(step), strict=True):
+        products.index_add_(0, owners, torch.bmm(part.mT, part))
