@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-_SLICE_BYTES = 2**20
-"""Bound on the features that are worked on at once on a CPU: they and what is made of them stay in its cache."""
+_SLICE_BYTES = 16 * 2**20
+"""Bound on the features that are worked on at once on a CPU, where room for them is kept."""
 
 _SLICE_ROWS = 256
 """Rows below which a product of the rows with themselves would be bound by memory."""
@@ -46,7 +46,7 @@ def check_range(y: Tensor, num_classes: int) -> None:
     """Refuse targets on the CPU that lie outside 0…k−1."""
     if not len(y):
         return
-    least, largest = y.aminmax()
+    least, largest = map(int, y.aminmax())
     if least < 0 or largest >= num_classes:
         wrong = y[(y < 0) | (y >= num_classes)]
         raise ValueError(
@@ -55,12 +55,9 @@ def check_range(y: Tensor, num_classes: int) -> None:
         )
 
 
-def in_slices(x: Tensor, y: Tensor, keep: Tensor | None) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-    """The batch in slices that fit a CPU's cache; whole on other devices, where each slice costs launches."""
+def in_slices(x: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batch in slices of bounded size; whole on other devices than the CPU, where each slice costs launches."""
     rows = max(_SLICE_ROWS, _SLICE_BYTES // max(1, x.shape[1] * 4))
     if x.device.type != "cpu" or len(x) <= rows:
-        yield x, y, keep
-        return
-    for start in range(0, len(x), rows):
-        part = slice(start, start + rows)
-        yield x[part], y[part], None if keep is None else keep[part]
+        return iter([(x, y)])
+    return zip(x.split(rows), y.split(rows), strict=True)

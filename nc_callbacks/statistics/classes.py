@@ -11,7 +11,6 @@ The shift is corrected for exactly when the result is asked for. One matrix prod
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any, Literal, cast
@@ -26,20 +25,24 @@ from nc_callbacks.statistics.batches import as_rows, check_range, in_slices
 from nc_callbacks.statistics.metric import RecordMetric, sum_over_ranks
 from nc_callbacks.statistics.moments import ClassMoments
 from nc_callbacks.statistics.precision import full_precision, wide_dtype
-from nc_callbacks.statistics.products import ClassProducts, add_products, symmetric
+from nc_callbacks.statistics.products import add_class_products, add_products, symmetric
+from nc_callbacks.statistics.waiting import Settled, WaitingRows
 
 Covariance = Literal["none", "pooled", "per_class"]
 
 _ROWS = 4096
 """Classes whose means are corrected for at once."""
 
+_ROWS_PER_CLASS = 32
+"""Rows that wait before k matrices are read and written for their products."""
+
 
 class ClassStatistics(RecordMetric):
     """Class means and covariances of features, streamed.
 
     Features in float16, bfloat16 or float32 are accumulated in float32, float64 in float64; `compute` does its
-    algebra in float64. Each batch costs at most one product of the batch with itself and never waits for a GPU. With
-    ``"per_class"`` rows wait (32 a class) until they are multiplied class by class.
+    algebra in float64. Each batch costs at most one product of the batch with itself and never waits for a GPU. Small batches
+    wait, up to 1,024 rows or 1 MiB (with ``"per_class"`` 32 rows a class), until they are added together.
 
     Args:
         num_classes: k, at least 2.
@@ -67,13 +70,16 @@ class ClassStatistics(RecordMetric):
     higher_is_better = None
     is_differentiable = False
 
-    counts: Tensor
-    shift: Tensor
-    sums: Tensor
-    squares: Tensor
-    coordinate_squares: Tensor
-    nonfinite: Tensor
-    invalid: Tensor
+    counts = Settled()
+    shift = Settled()
+    sums = Settled()
+    squares = Settled()
+    coordinate_squares = Settled()
+    products = Settled()
+    nonfinite = Settled()
+    invalid = Settled()
+    _sums: Tensor
+    _invalid: Tensor
 
     def __init__(
         self,
@@ -103,6 +109,9 @@ class ClassStatistics(RecordMetric):
         self.ignore_index = ignore_index
         self.shift_is_given = shift is not None
 
+        self._waiting = WaitingRows()
+        self._room: Tensor | None = None
+
         k, p = num_classes, num_features or 0
         wide = wide_dtype(self.device)
         start = torch.zeros(k, p) if shift is None else shift.detach().float().expand(k, p).clone()
@@ -128,27 +137,50 @@ class ClassStatistics(RecordMetric):
                 wait for the device) a target lies outside 0…k−1.
         """
         with full_precision(features.device):
-            self._make_states_mutable()
-            x, y = as_rows(features, targets, self.num_features or self.sums.shape[1])
-            keep = None if self.ignore_index is None else y != self.ignore_index
-            if y.device.type == "cpu":
-                x, y, keep = (x, y, None) if keep is None else (x[keep], y[keep], None)
+            x, y = as_rows(features, targets, self.num_features or self._sums.shape[1])
+            if x.device != self._sums.device or y.device != x.device:
+                raise ValueError(
+                    f"features, targets and statistics must be on one device, got {x.device}, {y.device} and "
+                    f"{self._sums.device}: move the statistics with .to(...)."
+                )
+            if x.device.type == "cpu":
+                if self.ignore_index is not None:
+                    keep = y != self.ignore_index
+                    x, y = x[keep], y[keep]
                 check_range(y, self.num_classes)
             else:
-                y = self._in_range(y, keep)
+                y = self._in_range(y)
             self._accommodate(x)
-            for part in in_slices(x, y, keep):
-                self._add(*part)
+            room = self._waiting.room(self._sums, _ROWS_PER_CLASS * self.num_classes * (self.covariance == "per_class"))
+            if self._waiting.count + len(x) > room:
+                self.settle()
+            if len(x) < room:
+                self._waiting.add(x, y, room, self._sums.dtype)
+            else:
+                self._make_states_mutable()
+                for part in in_slices(x, y):
+                    self._add(*part)
 
-    def _add(self, x: Tensor, y: Tensor, keep: Tensor | None) -> None:
+    def settle(self) -> None:
+        """Add the rows that wait to the states; reading a state does it."""
+        if self._waiting.count:
+            with full_precision(self._sums.device):
+                x, y = self._waiting.take()
+                self._make_states_mutable()
+                self._add(x, y)
+
+    def _add(self, x: Tensor, y: Tensor) -> None:
         x = x.to(self.sums.dtype)
-        ones = torch.ones_like(y) if keep is None else keep.long()
+        ones, ignored = torch.ones_like(y), None
+        if self.ignore_index is not None and x.device.type != "cpu":
+            ignored = y == self.num_classes
+            y, ones = y.masked_fill(ignored, 0), (~ignored).long()
         if not self.shift_is_given:
             self._set_shift_of_new_classes(x, y, ones)
-        shift = self.shift.index_select(0, y)
-        d = torch.sub(x, shift, out=shift)
-        if keep is not None:
-            d.masked_fill_(~keep[:, None], 0)
+        d = torch.index_select(self.shift, 0, y, out=self._room_for(x))
+        torch.sub(x, d, out=d)
+        if ignored is not None:
+            d.masked_fill_(ignored[:, None], 0)
 
         wide = self.squares.dtype
         norms = torch.linalg.vector_norm(d, dim=1).square_().to(wide)
@@ -162,16 +194,25 @@ class ClassStatistics(RecordMetric):
         if self.covariance == "pooled":
             add_products(self.products, d)
         elif self.covariance == "per_class":
-            self._products.add(d, y)
+            add_class_products(self.products, d, y)
 
-    @property
-    def products(self) -> Tensor:
-        """Q, or every Q_c: upper triangles."""
-        return self._products.total if self.covariance == "per_class" else self._products
+    def _room_for(self, x: Tensor) -> Tensor:
+        """Memory for a tensor like `x`; on a CPU always the same, for fresh pages cost more than the sums."""
+        if x.device.type != "cpu":
+            return torch.empty_like(x)
+        room = self._room
+        if room is None or room.dtype != x.dtype or room.shape[1] != x.shape[1] or len(room) < len(x):
+            room = self._room = x.new_empty(x.shape)
+        return room[: len(x)]
 
-    @products.setter
-    def products(self, products: Tensor) -> None:
-        self._products: Any = ClassProducts(products) if self.covariance == "per_class" else products
+    def __getstate__(self) -> dict[str, Any]:
+        self.settle()
+        return {**super().__getstate__(), "_waiting": WaitingRows(), "_room": None}
+
+    def reset(self) -> None:
+        """Forget all samples."""
+        self._waiting.take()
+        super().reset()
 
     def compute(self) -> ClassMoments:
         """The moments of all samples so far (over all ranks, where torch.distributed is initialised).
@@ -247,19 +288,23 @@ class ClassStatistics(RecordMetric):
     def _sync_dist(self, dist_sync_fn: Callable | None = None, process_group: Any | None = None) -> None:
         """Sum the states of all ranks, after agreeing on one shift: the bytes do not depend on the number of ranks."""
         group = process_group or self.process_group
-        reduce = functools.partial(dist.all_reduce, group=group)
+        state = cast(dict[str, Tensor], self.metric_state)
+        p, dtype = state["sums"].shape[1], state["sums"].dtype
         # A rank that has seen no sample knows neither p nor the precision yet.
-        layout = torch.tensor([self.sums.shape[1], self.sums.dtype.itemsize], device=self.sums.device)
-        reduce(layout, op=dist.ReduceOp.MAX)
-        features, itemsize = layout.tolist()
-        dtype = torch.float64 if itemsize == 8 else torch.float32
-        self._accommodate(torch.zeros(0, features, dtype=dtype, device=self.sums.device))
+        layout = torch.tensor([p > 0, p, dtype == torch.float64], device=self._sums.device)
+        exact = [state["counts"], state["nonfinite"], state["invalid"], layout]
+        counts, nonfinite, invalid, layout = sum_over_ranks(exact, group)
+        knowing, features, wide = layout.tolist()
+        features = features // max(knowing, 1)
+        if p not in (0, features):
+            raise ValueError(f"All ranks must have as many features a sample, got {p} here and {features} on average.")
+        dtype = torch.float64 if wide else torch.float32
+        self._accommodate(torch.zeros(0, features, dtype=dtype, device=self._sums.device))
 
         state = cast(dict[str, Tensor], self.metric_state)
-        counts, nonfinite, invalid = sum_over_ranks([state["counts"], state["nonfinite"], state["invalid"]], group)
         if not self.shift_is_given:
             centre = state["counts"][:, None] * state["shift"] + state["sums"]
-            reduce(centre)
+            dist.all_reduce(centre, group=group)
             with full_precision(centre.device):
                 state = _rebased(state, centre / counts[:, None].clamp(min=1))
         names = ["sums", "squares", "coordinate_squares", "products"]
@@ -273,29 +318,32 @@ class ClassStatistics(RecordMetric):
 
     def _accommodate(self, x: Tensor) -> None:
         """Size the states for the first batch, and widen them when float64 features come."""
-        if not self.sums.shape[1] and x.shape[1]:
+        if not self._sums.shape[1] and x.shape[1]:
             p = x.shape[1]
             self.shift, self.sums = self.shift.new_zeros(self.num_classes, p), self.sums.new_zeros(self.num_classes, p)
             self.products = self.products.new_zeros(self._products_shape(p))
-        if x.dtype == torch.float64 and self.sums.dtype != torch.float64:
+        if x.dtype == torch.float64 and self._sums.dtype != torch.float64:
             self.shift, self.sums, self.products = self.shift.double(), self.sums.double(), self.products.double()
 
-    def _in_range(self, y: Tensor, keep: Tensor | None) -> Tensor:
-        wrong = (y < 0) | (y >= self.num_classes)
-        if keep is not None:
-            wrong &= keep
-        self.invalid += wrong.sum()
-        return y.clamp(0, self.num_classes - 1)
+    def _in_range(self, y: Tensor) -> Tensor:
+        """Targets on a device in 0…k−1, and k for those to ignore; how many were out of range is added up."""
+        wrong, ignored = (y < 0) | (y >= self.num_classes), None
+        if self.ignore_index is not None:
+            ignored = y == self.ignore_index
+            wrong &= ~ignored
+        self._invalid += wrong.sum()
+        y = y.clamp(0, self.num_classes - 1)
+        return y if ignored is None else y.masked_fill_(ignored, self.num_classes)
 
     def _set_shift_of_new_classes(self, x: Tensor, y: Tensor, ones: Tensor) -> None:
         seen = self.counts.index_select(0, y)
         # On the CPU asking costs nothing; elsewhere it would wait for the device, and the work is small.
-        if y.device.type == "cpu" and seen.all():
+        if y.device.type == "cpu" and int(seen.amin()):
             return
         batch_counts = torch.zeros_like(self.counts).index_add_(0, y, ones)
         weight = (ones / batch_counts.clamp(min=1).index_select(0, y)).to(x.dtype)
-        # A sample that is not finite must not hide in the shift: it is counted, and the others are not.
-        counted = ((seen == 0) & (ones > 0))[:, None] & x.isfinite()
+        # A number that is not finite when squared must not hide in the shift: its sample is counted, the others not.
+        counted = ((seen == 0) & (ones > 0))[:, None] & x.square().isfinite()
         self.shift.index_add_(0, y, torch.where(counted, x * weight[:, None], torch.zeros_like(x)))
 
 

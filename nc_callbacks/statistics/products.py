@@ -14,10 +14,6 @@ _STRIPS = 8
 _LEAST_STRIP = 128
 """Rows of a strip of the products: narrower ones are slower than the whole product (measured on a CPU)."""
 
-_ROWS_PER_CLASS = 32
-_LEAST_ROWS = 1024
-"""Rows that wait until they are multiplied class by class: k matrices are then read and written once for them all."""
-
 _BLOCK_ROWS = 64
 """Rows of one class that are multiplied together where the host does not know the classes' counts."""
 
@@ -34,49 +30,21 @@ def add_products(products: Float[Tensor, "p p"], d: Float[Tensor, "n p"]) -> Non
     """Add dᵀd to the upper triangle of `products`."""
     p = d.shape[1]
     # Elsewhere than on a CPU one launch is worth more than the arithmetic.
-    step = max(_LEAST_STRIP, p // _STRIPS) if d.device.type == "cpu" else max(p, 1)
+    step = max(_LEAST_STRIP, p // _STRIPS) if d.device.type == "cpu" else p
+    if step >= p:
+        products.addmm_(d.T, d)
+        return
     for start in range(0, p, step):
         stop = start + step
         products[start:stop, start:].addmm_(d[:, start:stop].T, d[:, start:])
 
 
-class ClassProducts:
-    """Σ d_i d_iᵀ of each class. Rows wait until there are enough of them, and are then multiplied class by class."""
-
-    def __init__(self, total: Float[Tensor, "k p p"]) -> None:
-        self._total = total
-        self._rows: Tensor | None = None
-        self._classes: Tensor | None = None
-        self._waiting = 0
-
-    @property
-    def total(self) -> Float[Tensor, "k p p"]:
-        """The upper triangles, of all rows that were added."""
-        self._multiply()
-        self._rows = self._classes = None
-        return self._total
-
-    def add(self, d: Float[Tensor, "n p"], y: Int[Tensor, " n"]) -> None:
-        """Add rows of the classes y."""
-        room = max(_LEAST_ROWS, _ROWS_PER_CLASS * len(self._total))
-        if self._rows is None or self._classes is None:
-            self._rows, self._classes = d.new_empty(room, d.shape[1]), y.new_empty(room)
-        for rows, classes in zip(d.split(room), y.split(room), strict=True):
-            if self._waiting + len(rows) > room:
-                self._multiply()
-            place = slice(self._waiting, self._waiting + len(rows))
-            self._rows[place], self._classes[place] = rows, classes
-            self._waiting = place.stop
-
-    def _multiply(self) -> None:
-        if not self._waiting or self._rows is None or self._classes is None:
-            return
-        rows, classes = self._rows[: self._waiting], self._classes[: self._waiting]
-        self._waiting = 0
-        if rows.device.type == "cpu":
-            _add_by_class(self._total, rows, classes)
-        else:
-            _add_by_blocks(self._total, rows, classes)
+def add_class_products(products: Float[Tensor, "k p p"], d: Float[Tensor, "n p"], y: Int[Tensor, " n"]) -> None:
+    """Add Σ d_i d_iᵀ of the rows of each class to the upper triangle of its matrix."""
+    if d.device.type == "cpu":
+        _add_by_class(products, d, y)
+    else:
+        _add_by_blocks(products, d, y)
 
 
 def _add_by_class(products: Float[Tensor, "k p p"], d: Float[Tensor, "n p"], y: Int[Tensor, " n"]) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nc_callbacks import functional
-from nc_callbacks.statistics import ClassStatistics, OutputErrors, classes
+from nc_callbacks.statistics import ClassStatistics, OutputErrors
 from tests import reference
 from tests.statistics.common import (
     COVARIANCES,
@@ -311,15 +311,6 @@ def test_invalid_targets_on_a_device_are_named_by_compute() -> None:
     metric.invalid += 2
     with pytest.raises(ValueError, match=r"2 targets lie outside 0…4 \(num_classes=5\)"):
         metric.compute()
-
-
-@pytest.mark.parametrize("block_bytes", [1, 1000])
-def test_per_class_products_in_blocks(monkeypatch: pytest.MonkeyPatch, block_bytes: int) -> None:
-    monkeypatch.setattr(classes, "_BLOCK_BYTES", block_bytes)
-    features, targets = reference.gaussian_classes([100, 33, 32, 17, 16, 15, 1, 0, 1], 4)
-    x, y = torch.tensor(features), torch.tensor(targets)
-    moments = gathered(x, y, 9, batch_size=200, covariance="per_class").compute()
-    assert_moments(moments, reference.moments(features, targets, 9), 1e-14)
 
 
 @pytest.mark.parametrize(

@@ -139,4 +139,15 @@ def test_what_is_sent_depends_on_the_shapes_alone(ranks: list[dict[Any, Any]], k
     }
     # The state once, the class centres once more, and a few numbers a class.
     assert sum(sent[0]) <= 8 * (state[key] + k * p + 10 * k)
-    assert len(sent[0]) <= 4
+    # Counts (and the layout), the agreement on a shift, the sums.
+    assert len(sent[0]) <= 3
+
+
+@pytest.mark.parametrize("covariance", COVARIANCES)
+def test_with_one_shift_for_all_ranks_the_sums_are_exchanged_at_once(
+    ranks: list[dict[Any, Any]], covariance: str
+) -> None:
+    k, p = 4, shards("given_shift")[0][0][0].shape[1]
+    products = {"none": 0, "pooled": p * p, "per_class": k * p * p}[covariance]
+    for results in ranks:
+        assert results["sent", "given_shift", covariance, "now"] == [8 * (k + 5), 4 * (k * p + 2 * k + products)]

@@ -1,0 +1,55 @@
+"""Rows of small batches, which wait until there are enough of them to be worth the work."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_BYTES = 2**20
+_ROWS = 1024
+"""Rows wait up to this size or this number: more would save little (measured), and leave the CPU's cache."""
+
+
+class WaitingRows:
+    """Rows and their classes in memory that is kept."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._rows = torch.empty(0)
+        self._classes = torch.empty(0, dtype=torch.long)
+
+    def room(self, like: Tensor, at_least: int) -> int:
+        """How many rows as wide as those of a tensor may wait."""
+        return max(at_least, min(_ROWS, _BYTES // max(1, like.shape[1] * like.element_size())))
+
+    def add(self, x: Tensor, y: Tensor, room: int, dtype: torch.dtype) -> None:
+        """Keep copies of rows in `dtype`; `count` is 0 where the room or the dtype is another one than before."""
+        if self._rows.shape != (room, x.shape[1]) or self._rows.dtype != dtype or self._rows.device != x.device:
+            self._rows = x.new_empty(room, x.shape[1], dtype=dtype)
+            self._classes = y.new_empty(room)
+        place = slice(self.count, self.count + len(x))
+        self._rows[place] = x
+        self._classes[place] = y
+        self.count = place.stop
+
+    def take(self) -> tuple[Tensor, Tensor]:
+        """The rows and classes that wait, valid until `add`; none wait afterwards."""
+        count, self.count = self.count, 0
+        return self._rows[:count], self._classes[:count]
+
+
+class Settled:
+    """A state of a metric that holds the rows that wait whenever it is read or replaced."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = f"_{name}"
+
+    def __get__(self, metric: Any, owner: type | None = None) -> Tensor:
+        metric.settle()
+        return metric.__dict__[self.name]
+
+    def __set__(self, metric: Any, value: Tensor) -> None:
+        metric.settle()
+        metric.__dict__[self.name] = value
