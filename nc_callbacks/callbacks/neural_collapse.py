@@ -9,6 +9,7 @@ import nc_callbacks.functional as F_nc
 from nc_callbacks.callbacks.base import CollapseCallback
 from nc_callbacks.callbacks.measurement import Measurement
 from nc_callbacks.callbacks.observation import Needs, Observation
+from nc_callbacks.functional.pairs import pair_metrics
 
 MAX_CLASSES_OF_MATRIX = 1_000
 """The k × k cosines are kept in `latest` up to this number of classes."""
@@ -65,13 +66,18 @@ class NeuralCollapse(CollapseCallback):
         tensors = {
             "nc1": F_nc.nc1(moments.within, means, centre),
             "nc1_quotient": F_nc.nc1_quotient(moments.within, means, centre),
-            "nc1_cdnv": F_nc.nc1_cdnv(moments.traces, means),
             "nc2_equinorm": F_nc.nc2_equinorm(centred),
-            "nc2_equiangularity": F_nc.nc2_equiangularity(centred),
             "nc2_equiangularity_signed": F_nc.nc2_equiangularity(centred, signed=True),
             "nc2_etf": F_nc.nc2_etf(centred),
         }
-        tensors["nc2_uniformity"], tensors["nc2_uniformity_var"] = F_nc.nc2_uniformity(centred)
+        pairs = pair_metrics(centred, moments.traces)
+        assert pairs.cdnv is not None
+        tensors |= {
+            "nc1_cdnv": pairs.cdnv,
+            "nc2_equiangularity": pairs.equiangularity,
+            "nc2_uniformity": pairs.uniformity,
+            "nc2_uniformity_var": pairs.uniformity_var,
+        }
         if self.ood_loader is not None:
             assert observation.ood_mean is not None
             tensors["nc5"] = F_nc.nc5(means, observation.ood_mean)

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-BLOCK_BYTES = 64 * 2**20
-"""Bound on the memory of one block of a k × k matrix."""
+BLOCK_BYTES = 8 * 2**20
+"""Bound on the memory of one block of a matrix with a row a class: a few of them stay in a CPU's cache."""
 
 
 def common_dtype(*tensors: Tensor | None) -> torch.dtype:
@@ -33,13 +33,13 @@ def centred(means: Float[Tensor, "k p"], global_mean: Float[Tensor, " p"] | None
         return means - global_mean.to(means.dtype)
     once = means - means.mean(0)
     # Where all means share a large offset the first mean is rounded; what it left over is taken out here.
-    return once - once.mean(0)
+    once -= once.mean(0)
+    return once
 
 
 def same_shape(weight: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
-    """Both matrices in one dtype, checked to have one shape."""
-    dtype = common_dtype(weight, means)
-    weight, means = as_matrix("weight", weight, dtype), as_matrix("means", means, dtype)
+    """Both matrices, the means in the dtype of both, checked to have one shape."""
+    weight, means = as_matrix("weight", weight), as_matrix("means", means, common_dtype(weight, means))
     if weight.shape != means.shape:
         raise ValueError(
             f"weight and means must have the same shape (k, p), got {tuple(weight.shape)} and {tuple(means.shape)}. "
@@ -54,14 +54,43 @@ def row_blocks(rows: int, columns: int, dtype: torch.dtype) -> Iterator[slice]:
     return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
 
 
+def row_parts(*matrices: Float[Tensor, "k p"]) -> Iterator[tuple[Tensor, ...]]:
+    """The same rows of several matrices in their common dtype, block by block."""
+    dtype = common_dtype(*matrices)
+    rows, columns = matrices[0].shape
+    blocks = row_blocks(rows, columns, dtype)
+    return (tuple(matrix[block].to(dtype) for matrix in matrices) for block in blocks)
+
+
+def is_finite(tensor: Tensor) -> Tensor:
+    """Whether all entries are, without a copy of them."""
+    return torch.stack(tensor.aminmax()).isfinite().all() if tensor.numel() else tensor.new_ones((), dtype=torch.bool)
+
+
 def etf_distance(a: Float[Tensor, "k p"], b: Float[Tensor, "k p"]) -> Float[Tensor, ""]:
-    """‖ A Bᵀ/‖A Bᵀ‖_F − E ‖_F with E = (I_k − 11ᵀ/k)/√(k−1), in blocks of rows."""
+    """‖ A Bᵀ/‖A Bᵀ‖_F − E ‖_F with E = (I_k − 11ᵀ/k)/√(k−1)."""
     k, p = a.shape
-    blocks = list(row_blocks(k, k, a.dtype))
-    if len(blocks) > 1 and p < k:
-        norm = ((a.T @ a) * (b.T @ b)).sum().clamp(min=0).sqrt()
-    else:
-        norm = torch.stack([(a[rows] @ b.T).square().sum() for rows in blocks]).sum().sqrt()
+    # The rank of A Bᵀ keeps the distance above √(2 − √2) where 2p ≤ k − 1: no digits are lost in 2 − 2 cos(A Bᵀ, E).
+    return _etf_distance_by_features(a, b) if 2 * p < k else _etf_distance_by_classes(a, b)
+
+
+def _etf_distance_by_features(a: Tensor, b: Tensor) -> Tensor:
+    """From p × p matrices alone: ‖A Bᵀ‖² = tr(AᵀA BᵀB), and E has norm 1."""
+    k = len(a)
+    terms = [(x.T @ x, y.T @ y, x.sum(0), y.sum(0), (x * y).sum()) for x, y in row_parts(a, b)]
+    a_gram, b_gram, a_sum, b_sum, trace = (torch.stack(term).sum(0) for term in zip(*terms, strict=True))
+    norm = (a_gram * b_gram).sum().clamp(min=0).sqrt()
+    product = (trace - a_sum @ b_sum / k) / (k - 1) ** 0.5
+    return (2 - 2 * product / norm).clamp(min=0).sqrt()
+
+
+def _etf_distance_by_classes(a: Tensor, b: Tensor) -> Tensor:
+    """Entry by entry, in blocks of rows."""
+    k = len(a)
+    dtype = common_dtype(a, b)
+    a, b = a.to(dtype), b.to(dtype)
+    blocks = list(row_blocks(k, k, dtype))
+    norm = torch.stack([(a[rows] @ b.T).square().sum() for rows in blocks]).sum().sqrt()
     scale = 1 / (k - 1) ** 0.5
     parts = []
     for rows in blocks:

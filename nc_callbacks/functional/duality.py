@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nc_callbacks.functional._common import as_matrix, centred, etf_distance, same_shape
+from nc_callbacks.functional._common import as_matrix, centred, etf_distance, row_parts, same_shape
 
 
 def nc3(
@@ -31,7 +31,9 @@ def nc3(
     """
     weight, means = same_shape(weight, means)
     means = centred(means, global_mean)
-    return (weight / weight.norm() - means / means.norm()).square().sum()
+    squares = torch.stack([torch.stack([w.square().sum(), m.square().sum()]) for w, m in row_parts(weight, means)])
+    w_norm, m_norm = squares.sum(0).sqrt()
+    return torch.stack([(w / w_norm - m / m_norm).square().sum() for w, m in row_parts(weight, means)]).sum()
 
 
 def nc3_etf(
@@ -76,8 +78,11 @@ def wm_cosine(
     """
     weight, means = same_shape(weight, means)
     means = centred(means, global_mean)
-    unit_weight = weight / weight.norm(dim=1, keepdim=True)
-    return (unit_weight * (means / means.norm(dim=1, keepdim=True))).sum(1).clamp(-1, 1)
+    cosines = [
+        (w / w.norm(dim=1, keepdim=True) * (m / m.norm(dim=1, keepdim=True))).sum(1)
+        for w, m in row_parts(weight, means)
+    ]
+    return torch.cat(cosines).clamp(-1, 1)
 
 
 def nc3_uniform_duality(

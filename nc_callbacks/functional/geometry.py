@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nc_callbacks.functional._common import as_matrix, common_dtype, etf_distance, row_blocks
+from nc_callbacks.functional._common import as_matrix, common_dtype, etf_distance, row_parts
+from nc_callbacks.functional.pairs import log_distances, mean_angle_deviation
 
 
 def nc2_equinorm(vectors: Float[Tensor, "k p"]) -> Float[Tensor, ""]:
@@ -41,16 +42,13 @@ def nc2_equiangularity(vectors: Float[Tensor, "k p"], signed: bool = False) -> F
         tensor(0.5000)
     """
     vectors = as_matrix("vectors", vectors)
+    if not signed:
+        return mean_angle_deviation(vectors)
     k = len(vectors)
-    unit = vectors / vectors.norm(dim=1, keepdim=True)
+    units = (x / x.norm(dim=1, keepdim=True) for (x,) in row_parts(vectors))
+    total, squares = zip(*[(unit.sum(0), unit.square().sum()) for unit in units], strict=True)
     pairs = k * (k - 1)
-    if signed:
-        return (unit.sum(0).square().sum() - unit.square().sum()) / pairs + 1 / (k - 1)
-    parts = []
-    for rows in row_blocks(k, k, unit.dtype):
-        deviations = (unit[rows] @ unit[rows.start :].T + 1 / (k - 1)).abs()
-        parts.append(deviations.triu(1).sum())
-    return 2 * torch.stack(parts).sum() / pairs
+    return (torch.stack(total).sum(0).square().sum() - torch.stack(squares).sum()) / pairs + 1 / (k - 1)
 
 
 def nc2_uniformity(vectors: Float[Tensor, "k p"]) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
@@ -71,24 +69,7 @@ def nc2_uniformity(vectors: Float[Tensor, "k p"]) -> tuple[Float[Tensor, ""], Fl
         >>> nc2_uniformity(torch.tensor([[1.0, 0.0], [-3.0, 0.0]]))
         (tensor(-0.6931), tensor(0.))
     """
-    vectors = as_matrix("vectors", vectors)
-    k = len(vectors)
-    unit = vectors / vectors.norm(dim=1, keepdim=True)
-
-    def logs(rows: slice) -> tuple[Tensor, Tensor]:
-        others = unit[rows.start :]
-        pairs = unit.new_ones(rows.stop - rows.start, len(others), dtype=torch.bool).triu(1)
-        squared = (2 - 2 * unit[rows] @ others.T).where(pairs, 1)
-        # 2 − 2 cos has lost its digits where two directions nearly coincide.
-        near = (squared < 0.01).nonzero(as_tuple=True)
-        squared = squared.index_put(near, (unit[rows][near[0]] - others[near[1]]).square().sum(1))
-        return -squared.log() / 2, pairs
-
-    pairs = k * (k - 1) / 2
-    blocks = list(row_blocks(k, k, unit.dtype))
-    mean = torch.stack([logs(rows)[0].sum() for rows in blocks]).sum() / pairs
-    deviations = [((values - mean).square() * used).sum() for values, used in map(logs, blocks)]
-    return mean, torch.stack(deviations).sum() / pairs
+    return log_distances(as_matrix("vectors", vectors))
 
 
 def nc5(means: Float[Tensor, "k p"], ood_mean: Float[Tensor, " p"]) -> Float[Tensor, ""]:

@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nc_callbacks.functional._common import as_matrix, centred, common_dtype, row_blocks
+from nc_callbacks.functional._common import as_matrix, centred, common_dtype, is_finite, row_parts
+from nc_callbacks.functional.pairs import checked_traces, mean_variance_ratio
 
 
 def nc1(
@@ -16,7 +17,8 @@ def nc1(
 
     With the pseudo-inverse P = M⁺ of the centred means, Σ_B⁺ = k P Pᵀ, so the value is tr(Pᵀ Σ_W P): a thin SVD of
     the (k, p) matrix M with a relative cut-off at its rounding, no p × p matrix inverted, and a gradient that exists
-    at a simplex ETF too, where all singular values are equal.
+    at a simplex ETF too, where all singular values are equal. With more classes than features the SVD is that of the
+    triangle R of M = QR, for M enters by MᵀM = RᵀR alone.
     Han et al.'s notebook and Lindegaard's code leave out the division by k.
 
     Args:
@@ -40,15 +42,26 @@ def nc1(
     if within.shape != (p, p):
         raise ValueError(f"within must be ({p}, {p}) to go with means of shape ({k}, {p}), got {tuple(within.shape)}.")
     within = within.to(dtype)
-    finite = means.isfinite().all() & within.isfinite().all()
+    finite = is_finite(means) & is_finite(within)
+    centred_means = centred(means, global_mean)
+    if k > p and not (torch.is_grad_enabled() and means.requires_grad):
+        centred_means = _triangle(centred_means)
     # The SVD raises on NaN; a metric of NaN features is NaN.
-    centred_means = torch.where(finite, centred(means, global_mean), 0)
+    centred_means = torch.where(finite, centred_means, 0)
     inverse = torch.linalg.pinv(centred_means, rtol=max(k, p) * torch.finfo(dtype).eps)
     value = (inverse * (within @ inverse)).sum().clamp(min=0)
     # Where Σ_B = 0 the value is tr Σ_W / 0.
     largest = centred_means.abs().max()
     value = torch.where(largest > 0, value, within.trace() / largest)
     return torch.where(finite, value, torch.nan)
+
+
+def _triangle(matrix: Float[Tensor, "k p"]) -> Float[Tensor, "p p"]:
+    """R of the QR decomposition, in blocks of rows."""
+    triangle = matrix[:0]
+    for (rows,) in row_parts(matrix):
+        triangle = torch.linalg.qr(torch.cat([triangle, rows]), mode="r").R
+    return triangle
 
 
 def nc1_quotient(
@@ -76,7 +89,7 @@ def nc1_quotient(
     if within.shape not in ((p, p), ()):
         raise ValueError(f"within must be ({p}, {p}), or its trace alone, got shape {tuple(within.shape)}.")
     total = within.to(dtype).trace() if within.ndim == 2 else within.to(dtype)
-    return total / (means.square().sum() / len(means))
+    return total / (means.norm().square() / len(means))
 
 
 def nc1_cdnv(traces: Float[Tensor, " k"], means: Float[Tensor, "k p"]) -> Float[Tensor, ""]:
@@ -97,17 +110,4 @@ def nc1_cdnv(traces: Float[Tensor, " k"], means: Float[Tensor, "k p"]) -> Float[
     """
     dtype = common_dtype(traces, means)
     means = centred(as_matrix("means", means, dtype))
-    k = len(means)
-    if traces.shape != (k,):
-        raise ValueError(f"traces must be ({k},) to go with {k} class means, got {tuple(traces.shape)}.")
-    traces = traces.to(dtype)
-    norms = means.square().sum(1)
-    parts = []
-    for rows in row_blocks(k, k, dtype):
-        others = slice(rows.start, k)
-        distances = norms[rows, None] + norms[others] - 2 * means[rows] @ means[others].T
-        # Only pairs c < c' count; the rest is divided by one, so that its gradient stays finite.
-        pairs = torch.ones_like(distances, dtype=torch.bool).triu(1)
-        ratios = (traces[rows, None] + traces[others]) / (2 * torch.where(pairs, distances.clamp(min=0), 1))
-        parts.append(torch.where(pairs, ratios, 0).sum())
-    return torch.stack(parts).sum() / (k * (k - 1) / 2)
+    return mean_variance_ratio(means, checked_traces(traces, means))

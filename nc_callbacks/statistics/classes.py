@@ -41,8 +41,8 @@ class ClassStatistics(RecordMetric):
     """Class means and covariances of features, streamed.
 
     Features in float16, bfloat16 or float32 are accumulated in float32, float64 in float64; `compute` does its
-    algebra in float64. Each batch costs at most one product of the batch with itself and never waits for a GPU. Small batches
-    wait, up to 1,024 rows or 1 MiB (with ``"per_class"`` 32 rows a class), until they are added together.
+    algebra in float64. Each batch costs at most one product of the batch with itself and never waits for a GPU.
+    Small batches wait, up to 1,024 rows or 1 MiB (with ``"per_class"`` 32 rows a class), and are added together.
 
     Args:
         num_classes: k, at least 2.

@@ -54,7 +54,7 @@ class ClassMoments:
     @property
     def global_mean(self) -> Float[Tensor, " p"]:
         """m = (1/k) Σ_c m_c over the classes that have samples (not weighted by their counts)."""
-        return self.means[self.present].mean(dim=0)
+        return self.observed().means.mean(dim=0)
 
     @property
     def sample_mean(self) -> Float[Tensor, " p"]:
@@ -84,12 +84,14 @@ class ClassMoments:
                 "second_moment needs the within-class covariance, but these moments were gathered with "
                 'covariance="none". Use ClassStatistics(..., covariance="pooled") or "per_class".'
             )
-        means = self.means[self.present]
-        return self.within + (self.priors[self.present][:, None] * means).T @ means
+        seen = self.observed()
+        return self.within + (seen.priors[:, None] * seen.means).T @ seen.means
 
     def observed(self) -> ClassMoments:
         """The same moments without the rows of classes that have no samples."""
         keep = self.present
+        if keep.all():
+            return self
         return replace(
             self,
             counts=self.counts[keep],
