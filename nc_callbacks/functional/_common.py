@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-BLOCK_BYTES = 8 * 2**20
+BLOCK_BYTES = 4 * 2**20
 """Bound on the memory of one block of a matrix with a row a class: a few of them stay in a CPU's cache."""
 
 

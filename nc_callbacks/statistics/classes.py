@@ -340,11 +340,13 @@ class ClassStatistics(RecordMetric):
         # On the CPU asking costs nothing; elsewhere it would wait for the device, and the work is small.
         if y.device.type == "cpu" and int(seen.amin()):
             return
-        batch_counts = torch.zeros_like(self.counts).index_add_(0, y, ones)
-        weight = (ones / batch_counts.clamp(min=1).index_select(0, y)).to(x.dtype)
         # A number that is not finite when squared must not hide in the shift: its sample is counted, the others not.
         counted = ((seen == 0) & (ones > 0))[:, None] & x.square().isfinite()
-        self.shift.index_add_(0, y, torch.where(counted, x * weight[:, None], torch.zeros_like(x)))
+        self.shift.index_add_(0, y, torch.where(counted, x, 0))
+        batch_counts = torch.zeros_like(self.counts).index_add_(0, y, ones)
+        divisor = torch.where(self.counts == 0, batch_counts.clamp(min=1), 1).index_select(0, y)
+        # Rows of one class are equal, so it is all one which of them is written last.
+        self.shift.index_copy_(0, y, self.shift.index_select(0, y) / divisor[:, None])
 
 
 def _rebased(state: dict[str, Tensor], shift: Tensor) -> dict[str, Tensor]:
