@@ -1,0 +1,71 @@
+"""All averages over pairs of classes together, and what stands in for k × k matrices where classes are many."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from nc_callbacks import functional as F_nc
+from nc_callbacks.functional import _common
+from nc_callbacks.functional.pairs import pair_metrics
+from tests import reference
+
+
+def classes(k: int, p: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(k * p)
+    return reference.centred(rng.normal(size=(k, p)) + 1), rng.uniform(0.1, 1, size=k)
+
+
+@pytest.mark.parametrize("side", [1, 3, 7, 1000])
+@pytest.mark.parametrize(("k", "p"), [(2, 3), (7, 20), (21, 4)])
+def test_together_they_equal_their_definitions(monkeypatch: pytest.MonkeyPatch, k: int, p: int, side: int) -> None:
+    monkeypatch.setattr(_common, "BLOCK_BYTES", side**2 * 8)
+    m, v = classes(k, p)
+    found = pair_metrics(torch.tensor(m), torch.tensor(v))
+    i, j = np.triu_indices(k, 1)
+    unit = m / np.linalg.norm(m, axis=1, keepdims=True)
+    logs = -np.log(np.linalg.norm(unit[i] - unit[j], axis=1))
+    ratios = (v[i] + v[j]) / (2 * np.linalg.norm(m[i] - m[j], axis=1) ** 2)
+    assert found.cdnv is not None
+    assert found.cdnv.item() == pytest.approx(ratios.mean(), rel=1e-12)
+    assert found.equiangularity.item() == pytest.approx(np.abs((unit[i] * unit[j]).sum(1) + 1 / (k - 1)).mean())
+    assert found.uniformity.item() == pytest.approx(logs.mean(), rel=1e-12)
+    assert found.uniformity_var.item() == pytest.approx(logs.var(), rel=1e-10, abs=1e-15)
+
+
+def test_traces_are_optional_and_one_a_class() -> None:
+    m, _ = classes(5, 3)
+    assert pair_metrics(torch.tensor(m)).cdnv is None
+    with pytest.raises(ValueError, match=r"traces must be \(5,\) .* got \(4,\)"):
+        pair_metrics(torch.tensor(m), torch.ones(4))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("k", "p"), [(12, 6), (13, 6), (14, 6), (200, 5)])
+def test_etf_distances_of_many_classes(k: int, p: int, dtype: torch.dtype) -> None:
+    m, _ = classes(k, p)
+    w = m + np.random.default_rng(0).normal(size=(k, p))
+    means, weight = torch.tensor(m, dtype=dtype), torch.tensor(w, dtype=dtype)
+    rel = {torch.float32: 1e-5, torch.float64: 1e-13}[dtype]
+    assert F_nc.nc2_etf(means).item() == pytest.approx(reference.nc2_etf(m), rel=rel)
+    assert F_nc.nc3_etf(weight, means).item() == pytest.approx(reference.nc3_etf(w, m), rel=rel)
+
+
+@pytest.mark.parametrize("scale", [1, 1e-5, 1e-9])
+def test_nc1_of_many_classes_with_features_of_all_scales(scale: float) -> None:
+    # The squared singular values of M span what float64 has; nc1 does not depend on the features' scales.
+    m, _ = classes(300, 8)
+    within = np.diag(np.linspace(1, 2, 8))
+    expected = reference.nc1(within, m)
+    scales = np.ones(8)
+    scales[:4] = scale
+    found = F_nc.nc1(torch.tensor(within * np.outer(scales, scales)), torch.tensor(m * scales))
+    assert found.item() == pytest.approx(expected, rel=1e-10 / scale**0.5)
+
+
+def test_nc1_and_its_gradient_take_the_same_value() -> None:
+    m, _ = classes(40, 6)
+    means, within = torch.tensor(m), torch.eye(6, dtype=torch.float64)
+    plain = F_nc.nc1(within, means)
+    assert F_nc.nc1(within, means.requires_grad_()).item() == pytest.approx(plain.item(), rel=1e-12)
