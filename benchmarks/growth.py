@@ -32,13 +32,11 @@ def measured(n: int, k: int, p: int) -> dict[str, float]:
         start = time.perf_counter()
         for first in range(0, n, 512):
             size = min(512, n - first)
-            # Every class occurs, whatever the batch drew.
             statistics.update(x[:size], (y[:size] + first) % k)
         statistics.settle()
         middle = time.perf_counter()
-        classifier = ClassifierObservation(torch.ones(k, p) + torch.eye(k, p), None, 1.0, 0.0, 1.0)
         moments = statistics.compute().observed()
-        classifier = ClassifierObservation(classifier.weight[: len(moments.means)], None, 1.0, 0.0, 1.0)
+        classifier = ClassifierObservation(torch.eye(len(moments.means), p) + 1, None, 1.0, 0.0, 1.0)
         NeuralCollapse().measure(Observation("train", "features", moments, 1.0, classifier))
         times.append((middle - start, time.perf_counter() - middle))
     update, compute = (median(column) for column in zip(*times, strict=True))
@@ -64,6 +62,8 @@ def main() -> None:
         fixed = ", ".join(f"{other} = {value:,}" for other, value in START.items() if other != letter)
         axes.set_title(f"over {letter} ({fixed})", fontsize=9)
         axes.set_xlabel(letter)
+        axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        axes.minorticks_off()
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     figure.savefig(arguments.figure, dpi=110)
 

@@ -33,7 +33,7 @@ Covariance = Literal["none", "pooled", "per_class"]
 _ROWS = 4096
 """Classes whose means are corrected for at once."""
 
-_ROWS_PER_CLASS = 32
+_ROWS_PER_CLASS = 64
 """Rows that wait before k matrices are read and written for their products."""
 
 
@@ -42,7 +42,7 @@ class ClassStatistics(RecordMetric):
 
     Features in float16, bfloat16 or float32 are accumulated in float32, float64 in float64; `compute` does its
     algebra in float64. Each batch costs at most one product of the batch with itself and never waits for a GPU.
-    Small batches wait, up to 1,024 rows or 1 MiB (with ``"per_class"`` 32 rows a class), and are added together.
+    Small batches wait, up to 1,024 rows or 1 MiB (with ``"per_class"`` 64 rows a class), and are added together.
 
     Args:
         num_classes: k, at least 2.
