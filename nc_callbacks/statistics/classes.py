@@ -209,11 +209,6 @@ class ClassStatistics(RecordMetric):
         self.settle()
         return {**super().__getstate__(), "_waiting": WaitingRows(), "_room": None}
 
-    def reset(self) -> None:
-        """Forget all samples."""
-        self._waiting.take()
-        super().reset()
-
     def compute(self) -> ClassMoments:
         """The moments of all samples so far (over all ranks, where torch.distributed is initialised).
 

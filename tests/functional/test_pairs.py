@@ -49,6 +49,8 @@ def test_etf_distances_of_many_classes(k: int, p: int, dtype: torch.dtype) -> No
     means, weight = torch.tensor(m, dtype=dtype), torch.tensor(w, dtype=dtype)
     rel = {torch.float32: 1e-5, torch.float64: 1e-13}[dtype]
     assert F_nc.nc2_etf(means).item() == pytest.approx(reference.nc2_etf(m), rel=rel)
+    # Weight rows are not centred.
+    assert F_nc.nc2_etf(weight + 1).item() == pytest.approx(reference.nc2_etf(w + 1), rel=rel)
     assert F_nc.nc3_etf(weight, means).item() == pytest.approx(reference.nc3_etf(w, m), rel=rel)
 
 
@@ -64,7 +66,9 @@ def test_nc1_of_many_classes_with_features_of_all_scales(scale: float) -> None:
     assert found.item() == pytest.approx(expected, rel=1e-10 / scale**0.5)
 
 
-def test_nc1_and_its_gradient_take_the_same_value() -> None:
+@pytest.mark.parametrize("rows", [1, 7, 39])
+def test_nc1_and_its_gradient_take_the_same_value(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    monkeypatch.setattr(_common, "BLOCK_BYTES", rows * 6 * 8)
     m, _ = classes(40, 6)
     means, within = torch.tensor(m), torch.eye(6, dtype=torch.float64)
     plain = F_nc.nc1(within, means)
