@@ -13,9 +13,11 @@ from torch import Tensor
 
 from nc_callbacks.callbacks.observation import ClassifierObservation, Needs, Observation
 from nc_callbacks.callbacks.ranks import Ranks
+from nc_callbacks.callbacks.waiting import Waiting, together
 from nc_callbacks.functional import centred_mean_weight, nearest_mean
 from nc_callbacks.probe import Batch, Tap
 from nc_callbacks.statistics import ClassMoments, ClassStatistics, OutputErrors, SoftmaxStatistics, wide_dtype
+from nc_callbacks.statistics.batches import check_range
 
 
 class Gathered:
@@ -61,28 +63,42 @@ class Gathered:
         self.rows = {index: row for row, index in enumerate(needs.samples)}
         # Index + 1, label, outputs; a row stays 0 where another rank meets the sample.
         self.samples = torch.zeros(len(self.rows), 2 + k, dtype=wide_dtype(device), device=device)
+        self.num_classes = k
         self.room = cache_bytes
         self.cache: list[Batch] | None = []
+        self._waiting = Waiting()
 
     def update(self, batch: Batch, indices: Sequence[int] | None = None) -> None:
-        """Add a batch, whose samples have these indices in the training set where they are known."""
-        for layer, statistics in self.statistics.items():
-            statistics.update(batch.features[layer], batch.targets)
-        for errors in self.errors.values():
-            errors.update(batch.outputs, batch.targets)
-        if self.softmax is not None:
-            self.softmax.update(batch.outputs, batch.targets)
-        counted = counted_rows(batch.targets, self.ignore_index)
-        self.samples_seen += counted.sum()
-        self.correct += ((batch.outputs.argmax(1) == batch.targets) & counted).sum()
+        """Add a batch, whose samples have these indices in the training set where they are known.
+
+        Raises:
+            ValueError: Targets on the CPU lie outside 0…k−1.
+        """
+        if batch.targets.device.type == "cpu":
+            kept = counted_rows(batch.targets, self.ignore_index)
+            check_range(batch.targets[kept], self.num_classes)
         self._keep_samples(batch, indices)
         if self.cache is not None:
-            self.room -= sum(tensor.nbytes for tensor in (*batch.features.values(), batch.outputs, batch.targets))
+            self.room -= batch.nbytes
             self.cache.append(batch)
             self.cache = self.cache if self.room >= 0 else None
+        self._add(self._waiting.add(batch))
+
+    def _add(self, batches: Iterable[Batch]) -> None:
+        for batch in batches:
+            for layer, statistics in self.statistics.items():
+                statistics.update(batch.features[layer], batch.targets)
+            for errors in self.errors.values():
+                errors.update(batch.outputs, batch.targets)
+            if self.softmax is not None:
+                self.softmax.update(batch.outputs, batch.targets)
+            counted = counted_rows(batch.targets, self.ignore_index)
+            self.samples_seen += counted.sum()
+            self.correct += ((batch.outputs.argmax(1) == batch.targets) & counted).sum()
 
     def moments(self) -> dict[str, ClassMoments]:
         """Of all ranks' samples, by layer; every rank has to ask."""
+        self.ranks.together(lambda: self._add(self._waiting.take()))
         return {layer: self.ranks.together(statistics.compute) for layer, statistics in self.statistics.items()}
 
     def _keep_samples(self, batch: Batch, indices: Sequence[int] | None) -> None:
@@ -159,7 +175,7 @@ class Decisions:
 
     def update_all(self, batches: Iterable[Batch]) -> None:
         """Add batches."""
-        for batch in batches:
+        for batch in together(batches):
             self.update(batch)
 
     def update(self, batch: Batch) -> None:

@@ -29,6 +29,11 @@ class Batch:
     targets: Int[Tensor, " n"]
     """Class indices."""
 
+    @property
+    def nbytes(self) -> int:
+        """Memory that it takes."""
+        return sum(tensor.nbytes for tensor in (*self.features.values(), self.outputs, self.targets))
+
 
 class Tap:
     """Hooks on the classifier and further layers, open as a context; `read` gives what one forward pass left there.

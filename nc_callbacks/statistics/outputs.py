@@ -17,6 +17,9 @@ from nc_callbacks.statistics.precision import full_precision, wide_dtype
 
 Outputs = Literal["raw", "softmax"]
 
+_PRODUCTS_BYTES = 64 * 2**20
+"""Bound on the temporary memory of products of softmax outputs."""
+
 
 class OutputErrors(StreamingMetric):
     """Means and spreads of the errors of a classifier's outputs (symmetric quasi-interpolation, SQI), streamed.
@@ -249,7 +252,9 @@ class SoftmaxStatistics(RecordMetric):
             p = torch.where(keep[:, None], f.to(self.sums.dtype).softmax(1), 0)
             self.counts.index_add_(0, y, keep.long())
             self.sums.index_add_(0, y, p)
-            self.products.index_add_(0, y, p[:, :, None] * p[:, None, :])
+            rows = max(1, _PRODUCTS_BYTES // (p.shape[1] ** 2 * p.element_size()))
+            for some, classes in zip(p.split(rows), y.split(rows), strict=True):
+                self.products.index_add_(0, classes, some[:, :, None] * some[:, None, :])
 
     def _sync_dist(self, dist_sync_fn: Callable | None = None, process_group: Any | None = None) -> None:
         group = process_group or self.process_group

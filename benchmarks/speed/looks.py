@@ -1,0 +1,193 @@
+"""A look with all four callbacks beside one inference pass, and `mode="online"` beside training without it.
+
+Pairs within one fit: a look and a pass follow each other; epochs with and without gathering take turns.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+from nc_callbacks import FeatureSpectrum, NeuralCollapse, QuasiInterpolation, WeightMeanAlignment
+from nc_callbacks.experiments.data import ImageData
+from nc_callbacks.experiments.models import cnn, resnet18
+from nc_callbacks.experiments.module import ImageClassifier
+from speed.measure import Options, Row, scaled, wait
+
+NETWORKS = {"cnn": cnn, "resnet18": resnet18}
+CLASSES = 10
+BATCH = 128
+
+Images = tuple[Tensor, Tensor]
+Seconds = dict[str, list[float]]
+
+
+def rows(options: Options) -> Iterator[Row]:
+    large = _fashion_mnist(options.fashion_mnist)
+    sizes = {"cnn": 2_560, "resnet18": 256} if options.quick else {"cnn": 20_480, "resnet18": 1_024}
+    if options.device.type == "cuda":
+        sizes = dict.fromkeys(sizes, len(large[1]))
+    for network, samples in sizes.items():
+        found = look_and_pass(network, _first(large, samples), options)
+        what = f"{network}, {samples:,} × 28 × 28"
+        yield _row("look, all four / inference pass", what, found["look"], found["pass"], 1.1)
+    data = ImageData("digits")
+    data.setup()
+    assert data.train_set is not None
+    digits: Images = data.train_set.tensors
+    for network, images, goal in (("resnet18", _first(large, sizes["resnet18"]), 1.03), ("cnn", digits, 1.1)):
+        found = online_and_plain(network, images, options)
+        what = f"{network}, batch {BATCH}" + (", digits" if images is digits else "")
+        yield _row("online, all four / training step", what, found["online"], found["plain"], goal)
+        if images is digits:
+            steps = len(digits[1]) // BATCH
+            what = f"{what}, {steps} steps and the metrics"
+            yield _row("online / a whole epoch", what, found["online epoch"], found["plain epoch"], None)
+
+
+def _row(group: str, what: str, ours: list[float], limit: list[float], goal: float | None) -> Row:
+    ratio = median(a / b for a, b in zip(ours, limit, strict=True))
+    return Row(group, what, ratio, "×", goal, f"{scaled(median(ours))} against {scaled(median(limit))}")
+
+
+def look_and_pass(network: str, images: Images, options: Options) -> Seconds:
+    """Seconds of looks, and of inference passes over the trainer's loader."""
+    loader = _loader(images)
+    seconds: Seconds = {"look": [], "pass": []}
+    began = 0.0
+
+    def before(trainer: L.Trainer, model: L.LightningModule) -> None:
+        nonlocal began
+        began = _now(model.device)
+
+    def after(trainer: L.Trainer, model: L.LightningModule) -> None:
+        seconds["look"].append(_now(model.device) - began)
+        start = _now(model.device)
+        _infer(model, loader)
+        seconds["pass"].append(_now(model.device) - start)
+
+    callbacks = [Clock(on_train_epoch_end=before), *all_four(), Clock(on_train_epoch_end=after)]
+    _fit(_model(Idle, network, images), loader, callbacks, _pairs(options) + 1, options)
+    return {name: values[1:] for name, values in seconds.items()}
+
+
+def online_and_plain(network: str, images: Images, options: Options) -> Seconds:
+    """Seconds of all training steps of an epoch, and of epochs with their metrics, in turn without and with."""
+    loader = _loader(images)
+    seconds: Seconds = {"plain": [], "online": [], "plain epoch": [], "online epoch": []}
+    began = {"step": 0.0, "epoch": 0.0}
+
+    def name(trainer: L.Trainer) -> str:
+        return "online" if trainer.current_epoch % 2 else "plain"
+
+    def begin_epoch(trainer: L.Trainer, model: L.LightningModule) -> None:
+        seconds[name(trainer)].append(0.0)
+        began["epoch"] = _now(model.device)
+
+    def begin_step(trainer: L.Trainer, model: L.LightningModule, *_: object) -> None:
+        began["step"] = _now(model.device)
+
+    def end_step(trainer: L.Trainer, model: L.LightningModule, *_: object) -> None:
+        seconds[name(trainer)][-1] += _now(model.device) - began["step"]
+
+    def end_epoch(trainer: L.Trainer, model: L.LightningModule) -> None:
+        seconds[f"{name(trainer)} epoch"].append(_now(model.device) - began["epoch"])
+
+    first = Clock(on_train_epoch_start=begin_epoch, on_train_batch_start=begin_step)
+    last = Clock(on_train_batch_end=end_step, on_train_epoch_end=end_epoch)
+    callbacks = [first, *all_four(mode="online", every_n_epochs=2), last]
+    _fit(_model(ImageClassifier, network, images), loader, callbacks, 2 * _pairs(options) + 2, options)
+    return {key: values[1:] for key, values in seconds.items()}
+
+
+class Idle(ImageClassifier):
+    """Trains nothing: its epochs only bring the looks."""
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> None:  # type: ignore[override]
+        return None
+
+
+class Clock(L.Callback):
+    """Calls functions at hooks, by its place before or after the other callbacks."""
+
+    def __init__(self, **hooks: Callable[..., None]) -> None:
+        for name, hook in hooks.items():
+            setattr(self, name, hook)
+
+
+def all_four(**settings: object) -> list[L.Callback]:
+    kinds: list = [NeuralCollapse, WeightMeanAlignment, QuasiInterpolation, FeatureSpectrum]
+    return [kind(**settings) for kind in kinds]
+
+
+def _fashion_mnist(folder: Path | None) -> Images:
+    """The training images, or random ones of their shape: nothing timed depends on what they show."""
+    if folder is None:
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randn(20_480, 1, 28, 28, generator=generator)
+        return images, torch.randint(CLASSES, (len(images),), generator=generator)
+    data = ImageData("fashion_mnist", root=folder, download=False)
+    data.setup()
+    assert data.train_set is not None
+    return data.train_set.tensors
+
+
+def _first(images: Images, samples: int) -> Images:
+    return images[0][:samples], images[1][:samples]
+
+
+def _loader(images: Images) -> DataLoader:
+    return DataLoader(TensorDataset(*images), BATCH, shuffle=True, drop_last=True)
+
+
+def _pairs(options: Options) -> int:
+    return 5 if options.quick else 7
+
+
+def _model(kind: type[ImageClassifier], network: str, images: Images) -> ImageClassifier:
+    torch.manual_seed(0)
+    return kind(
+        NETWORKS[network](image_shape=tuple(images[0].shape[1:]), num_classes=CLASSES),
+        loss=torch.nn.CrossEntropyLoss(),
+        optimizer=partial(torch.optim.SGD, lr=0.01),
+        scheduler=partial(torch.optim.lr_scheduler.MultiStepLR, milestones=[]),
+    )
+
+
+def _fit(
+    model: L.LightningModule, loader: DataLoader, callbacks: list[L.Callback], epochs: int, options: Options
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        L.Trainer(
+            accelerator=options.device.type,
+            devices=1,
+            max_epochs=epochs,
+            callbacks=callbacks,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        ).fit(model, loader)
+
+
+@torch.inference_mode()
+def _infer(model: L.LightningModule, batches: Iterable[list[Tensor]]) -> None:
+    model.eval()
+    for images, _ in batches:
+        model(images.to(model.device))
+    model.train()
+
+
+def _now(device: torch.device) -> float:
+    wait(device)
+    return time.perf_counter()
