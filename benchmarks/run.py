@@ -62,11 +62,12 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=sorted(groups()), help="row groups to run")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--fashion-mnist", type=Path, help="folder with the four IDX files; else random images")
     parser.add_argument("--markdown", action="store_true", help="print a Markdown table")
     parser.add_argument("--json", type=Path, help="file for the figures")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    options = Options(torch.device(arguments.device), arguments.quick, arguments.threads)
+    options = Options(torch.device(arguments.device), arguments.quick, arguments.threads, arguments.fashion_mnist)
 
     start, end, between = ("| ", " |", " | ") if arguments.markdown else ("", "", "  ")
     widths = [0] * 6 if arguments.markdown else [36, 40, 12, 12, 4, 0]

@@ -20,6 +20,8 @@ class Options:
     quick: bool
     """Fewer pairs and smaller sizes: does everything run, and roughly how fast?"""
     threads: int
+    fashion_mnist: Path | None = None
+    """Folder of its files, for the rows that train on images."""
 
     @property
     def pairs(self) -> int:
