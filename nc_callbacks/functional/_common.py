@@ -77,7 +77,9 @@ def etf_distance(a: Float[Tensor, "k p"], b: Float[Tensor, "k p"]) -> Float[Tens
 def _etf_distance_by_features(a: Tensor, b: Tensor) -> Tensor:
     """From p × p matrices alone: ‖A Bᵀ‖² = tr(AᵀA BᵀB), and E has norm 1."""
     k = len(a)
-    terms = ((x.T @ x, y.T @ y, x.sum(0), y.sum(0), (x * y).sum()) for x, y in row_parts(a, b))
+    terms: Iterator[tuple[Tensor, ...]] = (
+        (x.T @ x, y.T @ y, x.sum(0), y.sum(0), (x * y).sum()) for x, y in row_parts(a, b)
+    )
     # Added up one by one: all blocks' p × p matrices together would be larger than A.
     a_gram, b_gram, a_sum, b_sum, trace = reduce(_added, terms)
     norm = (a_gram * b_gram).sum().clamp(min=0).sqrt()
