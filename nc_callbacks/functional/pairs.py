@@ -161,10 +161,11 @@ def _log_distances(tile: _Tile) -> tuple[int, Tensor, Tensor]:
     squared = tile.picked(2 - 2 * tile.cosines, 1)
     near = (squared < _NEAR).nonzero()
     step = max(1, _common.BLOCK_BYTES // (tile.some.shape[1] * squared.dtype.itemsize))
-    for i, j in (part.unbind(1) for part in near.split(step) if len(part)):
-        norms = tile.norms
-        some, others = tile.some[i] / norms[0][i, None], tile.others[j] / norms[1][j, None]
-        squared = squared.index_put((i, j), (some - others).square().sum(1))
+    some, others = (
+        vectors / norms[:, None] for vectors, norms in zip((tile.some, tile.others), tile.norms, strict=True)
+    )
+    exact = [(some[i] - others[j]).square().sum(1) for i, j in (part.unbind(1) for part in near.split(step))]
+    squared = squared.index_put(near.unbind(1), torch.cat(exact))
     values = -squared.log() / 2
     total = values.sum()
     # What is no pair has the logarithm 0, and no deviation.
