@@ -13,9 +13,13 @@ from torch import Tensor
 
 from nc_callbacks.functional import _common
 from nc_callbacks.functional._common import as_matrix, common_dtype, row_parts
+from nc_callbacks.statistics.precision import wide_dtype
 
 _NEAR = 0.01
 """Squared distance of directions below which 2 − 2 cos has lost digits."""
+
+_MANY = 8192
+"""Classes beyond which products are in float32, where no simplex ETF is near: they have too many dimensions to fit."""
 
 
 @dataclass(frozen=True)
@@ -36,34 +40,62 @@ class PairMetrics:
 class _Tile:
     """Inner products of some classes' vectors with some others'."""
 
-    some: Tensor
-    others: Tensor
+    vectors: tuple[Tensor, Tensor]
+    """Of both, as they were given."""
+    scaled: tuple[Tensor, Tensor]
+    """The same divided by their scale, in the dtype of the products."""
+    scale: Tensor
     squares: tuple[Tensor, Tensor]
-    """Squared norms of both."""
+    """Squared norms of the scaled ones."""
     spreads: tuple[Tensor, Tensor] | None
-    """Traces of both, where they are given."""
+    """Traces of both over the squared scale, where they are given."""
     pairs: Tensor | None
     """Which entries are pairs c < c', where not all are."""
 
     @cached_property
     def products(self) -> Tensor:
-        return self.some @ self.others.T
+        return self.scaled[0] @ self.scaled[1].T
 
     @cached_property
     def cosines(self) -> Tensor:
-        some, others = self.norms
-        return self.products / some[:, None] / others
+        some, others = (squares.rsqrt() for squares in self.squares)
+        return self.products * some[:, None] * others
 
-    @property
-    def norms(self) -> tuple[Tensor, Tensor]:
-        return self.squares[0].sqrt(), self.squares[1].sqrt()
+    @cached_property
+    def directions(self) -> Tensor:
+        """Squared distances of the directions; 1 for what is no pair."""
+        squared = self.picked(2 - 2 * self.cosines, 1)
+        if not len(self.near[0]):
+            return squared
+        some, others = (x / x.norm(dim=1, keepdim=True) for x in self.vectors)
+        return squared.index_put(self.near, self._exact(some, others).to(squared.dtype))
+
+    @cached_property
+    def distances(self) -> Tensor:
+        """Squared distances of the scaled vectors; 1 for what is no pair."""
+        some, others = self.squares
+        squared = self.picked((some[:, None] + others - 2 * self.products).clamp(min=0), 1)
+        if not len(self.near[0]):
+            return squared
+        return squared.index_put(self.near, (self._exact(*self.vectors) / self.scale.square()).to(squared.dtype))
+
+    @cached_property
+    def near(self) -> tuple[Tensor, ...]:
+        """Pairs whose inner product says too little of their distance."""
+        return (self.picked(2 - 2 * self.cosines, 1) < _NEAR).nonzero(as_tuple=True)
+
+    def _exact(self, some: Tensor, others: Tensor) -> Tensor:
+        """Squared distances of the near pairs."""
+        step = max(1, _common.BLOCK_BYTES // (some.shape[1] * some.dtype.itemsize))
+        parts = zip(*(index.split(step) for index in self.near), strict=True)
+        return torch.cat([(some[i] - others[j]).square().sum(1) for i, j in parts])
 
     def picked(self, values: Tensor, other: float) -> Tensor:
         """`values` at pairs; what is no pair is replaced before it can spoil a gradient."""
         return values if self.pairs is None else torch.where(self.pairs, values, other)
 
     def count(self) -> int:
-        rows, columns = len(self.some), len(self.others)
+        rows, columns = self.products.shape
         return rows * columns if self.pairs is None else rows * (rows - 1) // 2
 
 
@@ -93,28 +125,29 @@ def pair_metrics(vectors: Float[Tensor, "k p"], traces: Float[Tensor, " k"] | No
     pairs = len(vectors) * (len(vectors) - 1) / 2
     mean, variance = _merged(logs)
     return PairMetrics(
-        cdnv=torch.stack(cdnv).sum() / pairs if cdnv else None,
-        equiangularity=torch.stack(angles).sum() / pairs,
-        uniformity=mean,
-        uniformity_var=variance,
+        cdnv=(torch.stack(cdnv).sum() / pairs).to(vectors.dtype) if cdnv else None,
+        equiangularity=(torch.stack(angles).sum() / pairs).to(vectors.dtype),
+        uniformity=mean.to(vectors.dtype),
+        uniformity_var=variance.to(vectors.dtype),
     )
 
 
 def mean_variance_ratio(means: Float[Tensor, "k p"], traces: Float[Tensor, " k"]) -> Float[Tensor, ""]:
     """The CDNV alone."""
     parts = [_variance_ratios(tile) for tile in _tiles(means, traces)]
-    return torch.stack(parts).sum() / (len(means) * (len(means) - 1) / 2)
+    return (torch.stack(parts).sum() / (len(means) * (len(means) - 1) / 2)).to(means.dtype)
 
 
 def mean_angle_deviation(vectors: Float[Tensor, "k p"]) -> Float[Tensor, ""]:
     """The equiangularity alone."""
     parts = [_deviations(tile, len(vectors)) for tile in _tiles(vectors)]
-    return torch.stack(parts).sum() / (len(vectors) * (len(vectors) - 1) / 2)
+    return (torch.stack(parts).sum() / (len(vectors) * (len(vectors) - 1) / 2)).to(vectors.dtype)
 
 
 def log_distances(vectors: Float[Tensor, "k p"]) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """The uniformity alone."""
-    return _merged([_log_distances(tile) for tile in _tiles(vectors)])
+    mean, variance = _merged([_log_distances(tile) for tile in _tiles(vectors)])
+    return mean.to(vectors.dtype), variance.to(vectors.dtype)
 
 
 def checked_traces(traces: Tensor, means: Tensor) -> Tensor:
@@ -128,49 +161,61 @@ def checked_traces(traces: Tensor, means: Tensor) -> Tensor:
 
 def _tiles(vectors: Tensor, traces: Tensor | None = None) -> Iterator[_Tile]:
     """Tiles on and above the diagonal, within `BLOCK_BYTES` each."""
-    side = max(1, isqrt(_common.BLOCK_BYTES // vectors.dtype.itemsize))
-    squares = torch.cat([part.square().sum(1) for (part,) in row_parts(vectors)])
-    for start in range(0, len(vectors), side):
+    k, p = vectors.shape
+    # The mean cosine cannot come near −1/(k−1) where 2p < k, so that float32 leaves the deviations their digits.
+    many = k > _MANY and 2 * p < k
+    scale = _scale(vectors) if many else vectors.new_ones(())
+    scaled = torch.cat([(x / scale).float() for (x,) in row_parts(vectors)]) if many else vectors
+    spreads = None if traces is None else (traces / scale.square()).to(scaled.dtype)
+    squares = torch.cat([part.square().sum(1) for (part,) in row_parts(scaled)])
+    side = max(1, isqrt(_common.BLOCK_BYTES // scaled.dtype.itemsize))
+    for start in range(0, k, side):
         rows = slice(start, start + side)
-        for begin in range(start, len(vectors), side):
+        for begin in range(start, k, side):
             columns = slice(begin, begin + side)
-            some, others = vectors[rows], vectors[columns]
             pairs = None
             if begin == start:
-                pairs = torch.ones(len(some), len(some), dtype=torch.bool, device=some.device).triu(1)
-            spreads = None if traces is None else (traces[rows], traces[columns])
-            yield _Tile(some, others, (squares[rows], squares[columns]), spreads, pairs)
+                pairs = torch.ones_like(squares[rows], dtype=torch.bool).expand(len(squares[rows]), -1).triu(1)
+            yield _Tile(
+                vectors=(vectors[rows], vectors[columns]),
+                scaled=(scaled[rows], scaled[columns]),
+                scale=scale,
+                squares=(squares[rows], squares[columns]),
+                spreads=None if spreads is None else (spreads[rows], spreads[columns]),
+                pairs=pairs,
+            )
+
+
+def _scale(vectors: Tensor) -> Tensor:
+    """Root mean square of the norms, or 1 where all are 0."""
+    square = torch.stack([x.square().sum() for (x,) in row_parts(vectors.detach())]).sum() / len(vectors)
+    return torch.where(square > 0, square, torch.ones_like(square)).sqrt()
 
 
 def _deviations(tile: _Tile, k: int) -> Tensor:
     """Sum of |cos + 1/(k−1)|."""
-    return tile.picked((tile.cosines + 1 / (k - 1)).abs(), 0).sum()
+    return _total(tile.picked((tile.cosines + 1 / (k - 1)).abs(), 0))
 
 
 def _variance_ratios(tile: _Tile) -> Tensor:
     """Sum of (v_c + v_c') / (2 ‖m_c − m_c'‖²)."""
     assert tile.spreads is not None
-    some, others = tile.squares
-    distances = some[:, None] + others - 2 * tile.products
     spreads = (tile.spreads[0][:, None] + tile.spreads[1]) / 2
-    return tile.picked(spreads / tile.picked(distances.clamp(min=0), 1), 0).sum()
+    return _total(tile.picked(spreads / tile.distances, 0))
 
 
 def _log_distances(tile: _Tile) -> tuple[int, Tensor, Tensor]:
     """Number, sum and summed squared deviation of log(1/‖û_c − û_c'‖)."""
-    squared = tile.picked(2 - 2 * tile.cosines, 1)
-    near = (squared < _NEAR).nonzero()
-    step = max(1, _common.BLOCK_BYTES // (tile.some.shape[1] * squared.dtype.itemsize))
-    some, others = (
-        vectors / norms[:, None] for vectors, norms in zip((tile.some, tile.others), tile.norms, strict=True)
-    )
-    exact = [(some[i] - others[j]).square().sum(1) for i, j in (part.unbind(1) for part in near.split(step))]
-    squared = squared.index_put(near.unbind(1), torch.cat(exact))
-    values = -squared.log() / 2
-    total = values.sum()
+    values = tile.directions.log() / -2
+    total = _total(values)
     # What is no pair has the logarithm 0, and no deviation.
-    deviations = tile.picked(values - total / max(tile.count(), 1), 0)
-    return tile.count(), total, deviations.square().sum()
+    deviations = tile.picked(values - (total / max(tile.count(), 1)).to(values.dtype), 0)
+    return tile.count(), total, _total(deviations.square())
+
+
+def _total(values: Tensor) -> Tensor:
+    """The sum, in float64 where the device has it."""
+    return values.sum(1).sum(dtype=wide_dtype(values.device))
 
 
 def _merged(parts: list[tuple[int, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from nc_callbacks import functional as F_nc
-from nc_callbacks.functional import _common
+from nc_callbacks.functional import _common, pairs
 from nc_callbacks.functional.pairs import pair_metrics
 from tests import reference
 
@@ -32,6 +32,35 @@ def test_together_they_equal_their_definitions(monkeypatch: pytest.MonkeyPatch, 
     assert found.equiangularity.item() == pytest.approx(np.abs((unit[i] * unit[j]).sum(1) + 1 / (k - 1)).mean())
     assert found.uniformity.item() == pytest.approx(logs.mean(), rel=1e-12)
     assert found.uniformity_var.item() == pytest.approx(logs.var(), rel=1e-10, abs=1e-15)
+
+
+@pytest.mark.parametrize("magnitude", [1, 1e-30, 1e30])
+@pytest.mark.parametrize("apart", [1, 1e-3, 1e-7])
+def test_float32_products_of_many_classes_keep_their_digits(
+    monkeypatch: pytest.MonkeyPatch, apart: float, magnitude: float
+) -> None:
+    """Also where directions and means nearly coincide, and where squares leave float32's range."""
+    k, p = 60, 8
+    m, v = classes(k, p)
+    rng = np.random.default_rng(1)
+    m[1::2] = m[::2] * (1 + apart * rng.normal(size=(k // 2, 1))) + apart * rng.normal(size=(k // 2, p))
+    means, traces = torch.tensor(m * magnitude), torch.tensor(v * magnitude**2)
+    plain = pair_metrics(means, traces)
+    monkeypatch.setattr(pairs, "_MANY", 10)
+    many = pair_metrics(means, traces)
+    for name in ("cdnv", "equiangularity", "uniformity", "uniformity_var"):
+        exact, found = getattr(plain, name), getattr(many, name)
+        assert found.dtype == torch.float64
+        assert found.item() == pytest.approx(exact.item(), rel=2e-6), name
+
+
+def test_a_mean_at_the_centre_has_a_variance_ratio() -> None:
+    """Its direction has no value, its distances have."""
+    m, v = torch.tensor([[1.0, 0], [-1, 0], [0, 0]]), torch.tensor([2.0, 4, 6])
+    found = pair_metrics(m, v)
+    assert found.cdnv is not None
+    assert found.cdnv.item() == pytest.approx((6 / 8 + 8 / 2 + 10 / 2) / 3)
+    assert found.equiangularity.isnan()
 
 
 def test_traces_are_optional_and_one_a_class() -> None:
