@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -152,7 +153,9 @@ class CentredMeanInit(Callback):
         ranks = passes.ranks
         sample = FeatureSample()
         with passes.standing_still(trainer.train_dataloader):
-            name = self.head or find_head(model, lambda: passes.forward(_first_inputs(passes)))
+            # A sharded model's forward pass waits for the other ranks.
+            found = partial(find_head, model, lambda: passes.forward(_first_inputs(passes)))
+            name = self.head or (found() if passes.sharded else ranks.together(found))
             with unsharded(model):
                 _own_head(model, name)
             with Tap(model, name) as tap:
@@ -173,6 +176,7 @@ class CentredMeanInit(Callback):
 
                 passes.each("train", trainer.train_dataloader, tap, add, "class means")
             given = 1.0 if self.given_scale == "fit" else self.given_scale
+            ranks.together(statistics.settle)
             moments = ranks.together(statistics.compute)
             head = CentredMeanHead.from_moments(moments, normalize=self.normalize, scale=given)
             if self.given_scale == "fit":

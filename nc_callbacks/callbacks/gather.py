@@ -96,9 +96,14 @@ class Gathered:
             self.samples_seen += counted.sum()
             self.correct += ((batch.outputs.argmax(1) == batch.targets) & counted).sum()
 
+    def _settle(self) -> None:
+        self._add(self._waiting.take())
+        for statistics in self.statistics.values():
+            statistics.settle()
+
     def moments(self) -> dict[str, ClassMoments]:
         """Of all ranks' samples, by layer; every rank has to ask."""
-        self.ranks.together(lambda: self._add(self._waiting.take()))
+        self.ranks.together(self._settle)
         return {layer: self.ranks.together(statistics.compute) for layer, statistics in self.statistics.items()}
 
     def _keep_samples(self, batch: Batch, indices: Sequence[int] | None) -> None:

@@ -211,7 +211,8 @@ class Look:
             gathered = self.ranks.together(partial(self.gathered, tap, split))
             self._pass(tap, split, loaders[split], gathered.update)
             if split == "train":
-                decisions = Decisions(self.head, gathered.moments(), self.ranks, self.source.ignore_index)
+                found = self.head, gathered.moments(), self.ranks, self.source.ignore_index
+                decisions = self.ranks.together(partial(Decisions, *found))
             elif decisions is not None:
                 decisions = decisions.restarted()
             if decisions is not None:

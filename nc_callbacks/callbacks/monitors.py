@@ -26,7 +26,7 @@ def read_at_looks(trainer: Trainer, prefix: str, is_new: Callable[[str, Trainer]
     """
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         monitor = str(getattr(callback, "monitor", None))
-        if not monitor.startswith(f"{prefix}/"):
+        if not monitor.startswith(tuple(f"{prefix}/{split}/" for split in ("train", "val", "test"))):
             continue
         if is_a(callback, "ModelCheckpoint"):
             callback._save_on_train_epoch_end = True
@@ -42,7 +42,8 @@ def read_as_before(trainer: Trainer) -> None:
     """Undo `read_at_looks`."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         for skip in _SKIPS.values():
-            vars(callback).pop(skip, None)
+            if getattr(vars(callback).get(skip), "func", None) is _skips:
+                del vars(callback)[skip]
 
 
 def _saves_between_epochs(callback: Any) -> bool:

@@ -112,6 +112,7 @@ class Online:
 
         Nothing where training resumed inside the epoch.
         """
+        resumed = self.tap is None
         self.stop()
         look = self.look
         with look.standing_still(dict), look.tap() as tap:
@@ -124,14 +125,16 @@ class Online:
             )
             self.gathered = {}
             if "train" not in held:
-                self.warn(
-                    "online resumed",
-                    f'Training resumed inside epoch {look.trainer.current_epoch}, which mode="online" leaves out: it '
-                    "has not seen all of it.",
-                )
+                if look.ranks.most(int(resumed)):
+                    self.warn(
+                        "online resumed",
+                        f'Training resumed inside epoch {look.trainer.current_epoch}, which mode="online" leaves out: '
+                        "it has not seen all of it.",
+                    )
                 return {}
             ood_means = look.ood_means(tap)
-            means = Decisions(look.head, held["train"].moments(), look.ranks, look.source.ignore_index)
+            moments = held["train"].moments()
+            means = look.ranks.together(lambda: Decisions(look.head, moments, look.ranks, look.source.ignore_index))
             found = {}
             for split, gathered in held.items():
                 # Every rank has to have all its features.

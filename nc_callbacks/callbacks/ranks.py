@@ -91,7 +91,10 @@ class Ranks:
         return most == _Vote.MORE
 
     def together(self, action: Callable[[], T]) -> T:
-        """Do what may fail on one rank, and then fails on all: none is left waiting. It asks nothing of the others."""
+        """Do what may fail on one rank, and then fails on all: none is left waiting.
+
+        What it asks of the others itself it does on all ranks, or fails before.
+        """
         try:
             done = action()
         except Exception as error:

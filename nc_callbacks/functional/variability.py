@@ -44,7 +44,7 @@ def nc1(
     within = within.to(dtype)
     finite = is_finite(means) & is_finite(within)
     centred_means = centred(means, global_mean)
-    if k > p and not (torch.is_grad_enabled() and means.requires_grad):
+    if k > p and not centred_means.requires_grad:
         centred_means = _triangle(centred_means)
     # The SVD raises on NaN; a metric of NaN features is NaN.
     centred_means = torch.where(finite, centred_means, 0)

@@ -42,7 +42,8 @@ class ClassStatistics(RecordMetric):
 
     Features in float16, bfloat16 or float32 are accumulated in float32, float64 in float64; `compute` does its
     algebra in float64. Each batch costs at most one product of the batch with itself and never waits for a GPU.
-    Small batches wait, up to 1,024 rows or 1 MiB (with ``"per_class"`` 64 rows a class), and are added together.
+    Small batches wait, up to 1,024 rows or 1 MiB (with ``"per_class"`` 64 rows a class), and are added together;
+    reading a state adds what waits.
 
     Args:
         num_classes: k, at least 2.
@@ -51,8 +52,10 @@ class ClassStatistics(RecordMetric):
             ``"per_class"`` adds every C_c (k × p × p).
         ignore_index: Samples with this target are left out.
         shift: Vectors near the class means, (k, p) or (p,), to take the sums around. By default each class takes its
-            mean in the first batch in which it occurs.
+            mean among the first samples that are added together.
         kwargs: Passed to `torchmetrics.Metric`.
+
+    The state `products` holds upper triangles alone.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -151,7 +154,9 @@ class ClassStatistics(RecordMetric):
             else:
                 y = self._in_range(y)
             self._accommodate(x)
-            room = self._waiting.room(self._sums, _ROWS_PER_CLASS * self.num_classes * (self.covariance == "per_class"))
+            if not len(x):
+                return
+            room = self._waiting.room(self._sums, self._least_rows)
             if self._waiting.count + len(x) > room:
                 self.settle()
             if len(x) < room:
@@ -264,15 +269,16 @@ class ClassStatistics(RecordMetric):
         theirs = cast(dict[str, Tensor], state)
         if not int(theirs["counts"].sum()):
             return
-        self._accommodate(theirs["sums"])
-        mine = cast(dict[str, Tensor], self.metric_state)
-        for name in ("sums", "products"):
-            if mine[name].shape != theirs[name].shape:
-                raise ValueError(
-                    f"Cannot merge statistics whose {name} have shapes {tuple(mine[name].shape)} and "
-                    f"{tuple(theirs[name].shape)}: classes, features and covariance must be the same."
-                )
         with full_precision(self.sums.device):
+            self._make_states_mutable()
+            self._accommodate(theirs["sums"])
+            mine = cast(dict[str, Tensor], self.metric_state)
+            for name in ("sums", "products"):
+                if mine[name].shape != theirs[name].shape:
+                    raise ValueError(
+                        f"Cannot merge statistics whose {name} have shapes {tuple(mine[name].shape)} and "
+                        f"{tuple(theirs[name].shape)}: classes, features and covariance must be the same."
+                    )
             shift = torch.where((self.counts > 0)[:, None], mine["shift"], theirs["shift"])
             mine, theirs = _rebased(mine, shift), _rebased(theirs, shift)
             for name in self._defaults:
@@ -286,13 +292,14 @@ class ClassStatistics(RecordMetric):
         state = cast(dict[str, Tensor], self.metric_state)
         p, dtype = state["sums"].shape[1], state["sums"].dtype
         # A rank that has seen no sample knows neither p nor the precision yet.
-        layout = torch.tensor([p > 0, p, dtype == torch.float64], device=self._sums.device)
+        layout = torch.tensor([p > 0, p, p * p, dtype == torch.float64], device=self._sums.device)
         exact = [state["counts"], state["nonfinite"], state["invalid"], layout]
         counts, nonfinite, invalid, layout = sum_over_ranks(exact, group)
-        knowing, features, wide = layout.tolist()
+        knowing, features, squares, wide = layout.tolist()
+        # By Cauchy and Schwarz: equal where all are, and then no rank goes on alone.
+        if features**2 != knowing * squares:
+            raise ValueError(f"All ranks must have as many features a sample, got {p} here and others elsewhere.")
         features = features // max(knowing, 1)
-        if p not in (0, features):
-            raise ValueError(f"All ranks must have as many features a sample, got {p} here and {features} on average.")
         dtype = torch.float64 if wide else torch.float32
         self._accommodate(torch.zeros(0, features, dtype=dtype, device=self._sums.device))
 
@@ -307,6 +314,12 @@ class ClassStatistics(RecordMetric):
             setattr(self, name, total.to(state[name].dtype))
         self.shift = state["shift"]
         self.counts, self.nonfinite, self.invalid = counts, nonfinite, invalid
+
+    @property
+    def _least_rows(self) -> int:
+        """Rows that may wait whatever they take: no more memory than the products."""
+        p = self._sums.shape[1]
+        return self.num_classes * min(_ROWS_PER_CLASS, p) if self.covariance == "per_class" else 1
 
     def _products_shape(self, p: int) -> tuple[int, ...]:
         return {"none": (0,), "pooled": (p, p), "per_class": (self.num_classes, p, p)}[self.covariance]
@@ -326,7 +339,8 @@ class ClassStatistics(RecordMetric):
         if self.ignore_index is not None:
             ignored = y == self.ignore_index
             wrong &= ~ignored
-        self._invalid += wrong.sum()
+        # Not in place: the state may have been made in inference mode.
+        self._invalid = self._invalid + wrong.sum()
         y = y.clamp(0, self.num_classes - 1)
         return y if ignored is None else y.masked_fill_(ignored, self.num_classes)
 

@@ -23,11 +23,11 @@ class StreamingMetric(Metric):
     """A metric whose states are updated in place, also those that were made in inference mode."""
 
     def _make_states_mutable(self) -> None:
-        """Replace inference tensors, which states are all or none; call it outside inference mode."""
-        if not getattr(self, next(iter(self._defaults))).is_inference():
-            return
+        """Replace inference tensors; call it outside inference mode."""
         for name in self._defaults:
-            setattr(self, name, getattr(self, name).clone())
+            state = getattr(self, name)
+            if state.is_inference():
+                setattr(self, name, state.clone())
 
 
 def sum_over_ranks(tensors: Iterable[Tensor], group: Any = None) -> list[Tensor]:
@@ -52,6 +52,6 @@ class RecordMetric(StreamingMetric):
         return unsealed
 
     def _apply(self, fn: Callable, exclude_state: Any = "") -> Any:
-        # A sealed result would stay on its device.
-        self._computed = None
+        # A sealed result would stay on its device, and torchmetrics cannot go through a frozen one.
+        self._computed = self._forward_cache = None
         return super()._apply(fn, exclude_state)

@@ -21,7 +21,18 @@ from nc_callbacks.callbacks.look import Look
 from tests.callbacks.common import trainer
 from tests.callbacks.ranks_script import Sharded, Still, data
 
-TROUBLES = ("loader", "batch_fn", "forward", "decisions", "statistics", "measure", "memory", "no targets", "none")
+TROUBLES = (
+    "loader",
+    "batch_fn",
+    "forward",
+    "decisions",
+    "waiting",
+    "statistics",
+    "measure",
+    "memory",
+    "no targets",
+    "none",
+)
 """By epoch."""
 
 
@@ -116,6 +127,7 @@ class Keep(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         warnings.showwarning = lambda message, *_: self.warnings.append(str(message))
         fail_in(Decisions, "update", "decisions", FloatingPointError("no mean"))
+        fail_in(ClassStatistics, "_add", "waiting", ArithmeticError("no product"))
         fail_in(ClassStatistics, "compute", "statistics", ArithmeticError("no sum"))
         fail_in(Look, "gathered", "memory", torch.OutOfMemoryError("too large"))
 

@@ -210,3 +210,10 @@ def test_wrong_shapes_raise() -> None:
 def test_quotient_of_wrong_shapes_raises(within: Tensor) -> None:
     with pytest.raises(ValueError, match="within must be"):
         nc1_quotient(within, torch.eye(3))
+
+
+def test_gradient_of_the_global_mean_alone_with_many_classes() -> None:
+    means = torch.randn(40, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    within = torch.eye(6, dtype=torch.float64)
+    centre = means.mean(0).requires_grad_()
+    assert torch.autograd.gradcheck(lambda c: nc1(within, means, c), centre)

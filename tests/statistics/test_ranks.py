@@ -72,6 +72,10 @@ def compute_on_one_rank(rank: int, folder: str) -> None:
                     sent.clear()
                     results[name, key, step] = metric.compute()
                     results["sent", name, key, step] = list(sent)
+    widths = ClassStatistics(4)
+    widths.update(torch.ones(2, 3 + rank), torch.arange(2))
+    with pytest.raises(ValueError, match=f"as many features a sample, got {3 + rank} here"):
+        widths.compute()
     dist.destroy_process_group()
     torch.save(results, Path(folder) / f"{rank}.pt")
 
@@ -150,4 +154,4 @@ def test_with_one_shift_for_all_ranks_the_sums_are_exchanged_at_once(
     k, p = 4, shards("given_shift")[0][0][0].shape[1]
     products = {"none": 0, "pooled": p * p, "per_class": k * p * p}[covariance]
     for results in ranks:
-        assert results["sent", "given_shift", covariance, "now"] == [8 * (k + 5), 4 * (k * p + 2 * k + products)]
+        assert results["sent", "given_shift", covariance, "now"] == [8 * (k + 6), 4 * (k * p + 2 * k + products)]
