@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from math import isqrt
 
 import torch
@@ -20,6 +20,9 @@ _NEAR = 0.01
 
 _MANY = 8192
 """Classes beyond which products are in float32, where no simplex ETF is near: they have too many dimensions to fit."""
+
+
+_Moments = tuple[int, Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -116,38 +119,39 @@ def pair_metrics(vectors: Float[Tensor, "k p"], traces: Float[Tensor, " k"] | No
     vectors = as_matrix("vectors", vectors, common_dtype(vectors, traces))
     if traces is not None:
         traces = checked_traces(traces, vectors)
-    cdnv, angles, logs = [], [], []
+    cdnv, angles, logs = None, None, None
     for tile in _tiles(vectors, traces):
         if traces is not None:
-            cdnv.append(_variance_ratios(tile))
-        angles.append(_deviations(tile, len(vectors)))
-        logs.append(_log_distances(tile))
-    pairs = len(vectors) * (len(vectors) - 1) / 2
-    mean, variance = _merged(logs)
+            cdnv = _added(cdnv, _variance_ratios(tile))
+        angles = _added(angles, _deviations(tile, len(vectors)))
+        logs = _merged(logs, _log_distances(tile))
+    assert angles is not None
+    assert logs is not None
+    number, total, squares = logs
     return PairMetrics(
-        cdnv=(torch.stack(cdnv).sum() / pairs).to(vectors.dtype) if cdnv else None,
-        equiangularity=(torch.stack(angles).sum() / pairs).to(vectors.dtype),
-        uniformity=mean.to(vectors.dtype),
-        uniformity_var=variance.to(vectors.dtype),
+        cdnv=None if cdnv is None else (cdnv / number).to(vectors.dtype),
+        equiangularity=(angles / number).to(vectors.dtype),
+        uniformity=(total / number).to(vectors.dtype),
+        uniformity_var=(squares / number).to(vectors.dtype),
     )
 
 
 def mean_variance_ratio(means: Float[Tensor, "k p"], traces: Float[Tensor, " k"]) -> Float[Tensor, ""]:
     """The CDNV alone."""
-    parts = [_variance_ratios(tile) for tile in _tiles(means, traces)]
-    return (torch.stack(parts).sum() / (len(means) * (len(means) - 1) / 2)).to(means.dtype)
+    total = reduce(_added, map(_variance_ratios, _tiles(means, traces)))
+    return (total / (len(means) * (len(means) - 1) / 2)).to(means.dtype)
 
 
 def mean_angle_deviation(vectors: Float[Tensor, "k p"]) -> Float[Tensor, ""]:
     """The equiangularity alone."""
-    parts = [_deviations(tile, len(vectors)) for tile in _tiles(vectors)]
-    return (torch.stack(parts).sum() / (len(vectors) * (len(vectors) - 1) / 2)).to(vectors.dtype)
+    total = reduce(_added, (_deviations(tile, len(vectors)) for tile in _tiles(vectors)))
+    return (total / (len(vectors) * (len(vectors) - 1) / 2)).to(vectors.dtype)
 
 
 def log_distances(vectors: Float[Tensor, "k p"]) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """The uniformity alone."""
-    mean, variance = _merged([_log_distances(tile) for tile in _tiles(vectors)])
-    return mean.to(vectors.dtype), variance.to(vectors.dtype)
+    number, total, squares = reduce(_merged, map(_log_distances, _tiles(vectors)))
+    return (total / number).to(vectors.dtype), (squares / number).to(vectors.dtype)
 
 
 def checked_traces(traces: Tensor, means: Tensor) -> Tensor:
@@ -204,7 +208,7 @@ def _variance_ratios(tile: _Tile) -> Tensor:
     return _total(tile.picked(spreads / tile.distances, 0))
 
 
-def _log_distances(tile: _Tile) -> tuple[int, Tensor, Tensor]:
+def _log_distances(tile: _Tile) -> _Moments:
     """Number, sum and summed squared deviation of log(1/‖û_c − û_c'‖)."""
     values = tile.directions.log() / -2
     total = _total(values)
@@ -218,10 +222,17 @@ def _total(values: Tensor) -> Tensor:
     return values.sum(1).sum(dtype=wide_dtype(values.device))
 
 
-def _merged(parts: list[tuple[int, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Mean and variance of all, from number, sum and summed squared deviation of each part."""
-    parts = [part for part in parts if part[0]]
-    number = sum(count for count, _, _ in parts)
-    mean = torch.stack([total for _, total, _ in parts]).sum() / number
-    squares = [squared + count * (total / count - mean).square() for count, total, squared in parts]
-    return mean, torch.stack(squares).sum() / number
+def _added(total: Tensor | None, part: Tensor) -> Tensor:
+    # A list of parts, small tensors between the large ones, would keep the system's memory in pieces (measured).
+    return part if total is None else total + part
+
+
+def _merged(a: _Moments | None, b: _Moments) -> _Moments:
+    """Number, sum and summed squared deviation of both, by the pairwise formula of Chan et al. (1979)."""
+    if a is None or not a[0]:
+        return b
+    if not b[0]:
+        return a
+    number = a[0] + b[0]
+    gap = b[1] / b[0] - a[1] / a[0]
+    return number, a[1] + b[1], a[2] + b[2] + a[0] * b[0] / number * gap.square()
