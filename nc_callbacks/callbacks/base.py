@@ -7,6 +7,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -141,7 +142,8 @@ class CollapseCallback(Callback):
     def draw(self, folder: Path) -> None:
         """Save this callback's figures in the folder."""
 
-    @property
+    # Lightning asks for it at every hook of every batch.
+    @cached_property
     def state_key(self) -> str:
         return self._generate_state_key(
             prefix=self.prefix,
@@ -270,7 +272,8 @@ class CollapseCallback(Callback):
 
     def _streams(self, trainer: Trainer) -> list[tuple[Source, Online]]:
         """What is gathered online, for the first of the callbacks: each stream is served once."""
-        return list(shared(trainer).streams.items()) if _callbacks(trainer)[0] is self else []
+        streams = shared(trainer).streams
+        return list(streams.items()) if streams and _first_callback(trainer) is self else []
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self.is_due(trainer):
@@ -378,6 +381,11 @@ def _to_keep(tensor: Tensor) -> Tensor:
 def _callbacks(trainer: Trainer) -> list[CollapseCallback]:
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     return [callback for callback in callbacks if isinstance(callback, CollapseCallback)]
+
+
+def _first_callback(trainer: Trainer) -> CollapseCallback:
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    return next(callback for callback in callbacks if isinstance(callback, CollapseCallback))
 
 
 def _loaders_of_fit(trainer: Trainer, callbacks: list[CollapseCallback]) -> dict[str, Any]:

@@ -62,10 +62,20 @@ class NeuralCollapse(CollapseCallback):
         assert moments.within is not None
         means = moments.means
         centre = moments.sample_mean if self.global_mean == "samples" else None
-        centred = moments.centred_means if centre is None else means - centre
+        classifier = observation.classifier
+        # These centre the means for themselves: where classes are many, no other copy shall stand beside theirs.
         tensors = {
             "nc1": F_nc.nc1(moments.within, means, centre),
             "nc1_quotient": F_nc.nc1_quotient(moments.within, means, centre),
+        }
+        if classifier is not None:
+            tensors |= {
+                "nc3": F_nc.nc3(classifier.weight, means, centre),
+                "nc3_etf": F_nc.nc3_etf(classifier.weight, means, centre),
+                "nc3_uniform_duality": F_nc.nc3_uniform_duality(classifier.weight, means, centre),
+            }
+        centred = moments.centred_means if centre is None else means - centre
+        tensors |= {
             "nc2_equinorm": F_nc.nc2_equinorm(centred),
             "nc2_equiangularity_signed": F_nc.nc2_equiangularity(centred, signed=True),
             "nc2_etf": F_nc.nc2_etf(centred),
@@ -82,15 +92,12 @@ class NeuralCollapse(CollapseCallback):
             assert observation.ood_mean is not None
             tensors["nc5"] = F_nc.nc5(means, observation.ood_mean)
         shares = {"ncc_accuracy": observation.nearest_mean_accuracy}
-        if (classifier := observation.classifier) is not None:
+        if classifier is not None:
             weight = classifier.weight
             tensors |= {
                 "nc2_equinorm_weights": F_nc.nc2_equinorm(weight),
                 "nc2_equiangularity_weights": F_nc.nc2_equiangularity(weight),
                 "nc2_etf_weights": F_nc.nc2_etf(weight),
-                "nc3": F_nc.nc3(weight, means, centre),
-                "nc3_etf": F_nc.nc3_etf(weight, means, centre),
-                "nc3_uniform_duality": F_nc.nc3_uniform_duality(weight, means, centre),
             }
             if self.mse_weight_decay is not None:
                 parts = F_nc.mse_decomposition(weight, classifier.bias, moments, self.mse_weight_decay)
