@@ -75,7 +75,8 @@ def config_problem(config: DictConfig) -> str | None:
     scales = list(config.get("paper") or ())
     if scales and config.scale not in scales:
         return f"scale must be one of {', '.join(scales)}, got {config.scale!r}."
-    bare = [f"callbacks.{name}" for name, settings in config.callbacks.items() if "_target_" not in (settings or ())]
+    callbacks = config.get("callbacks") or {}
+    bare = [f"callbacks.{name}" for name, settings in callbacks.items() if "_target_" not in (settings or ())]
     if bare:
         return f"No callback is chosen for the settings of {', '.join(bare)}: they need callbacks=default."
     return None
