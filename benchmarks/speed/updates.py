@@ -22,6 +22,7 @@ def rows(options: Options) -> Iterator[Row]:
     yield _small(options)
     for k in (10, 100, 1000):
         yield _beside_reading(options, k)
+        yield from _operations(options, k)
     yield _per_class(options)
     yield from _textbook(options)
 
@@ -55,6 +56,34 @@ def _beside_reading(options: Options, k: int) -> Row:
     x, y = batch(1024, 2048, k, options.device)
     pair = interleaved(_updating(k, x, y, "none"), lambda: x.sum(0), options)
     return Row('update, "none" / X.sum(0)', f"p = 2,048, k = {k:,}, n = 1,024", pair.ratio, "×", 3, str(pair))
+
+
+def _operations(options: Options, k: int) -> Iterator[Row]:
+    """What the five operations of "none" that go through the whole batch take without anything around them."""
+    x, y = batch(1024, 2048, k, options.device)
+    shift, sums, d = x.new_zeros(k, 2048), x.new_zeros(k, 2048), torch.empty_like(x)
+    operations: dict[str, Callable[[], object]] = {
+        "gather": lambda: torch.index_select(shift, 0, y, out=d),
+        "subtract": lambda: torch.sub(x, d, out=d),
+        "norms": lambda: torch.linalg.vector_norm(d, dim=1),
+        "sums": lambda: d.sum(1),
+        "add to classes": lambda: sums.index_add_(0, y, d),
+    }
+
+    def reading() -> Tensor:
+        return x.sum(0)
+
+    alone = {name: interleaved(operation, reading, options) for name, operation in operations.items()}
+    detail = ", ".join(f"{name} {scaled(pair.ours)}" for name, pair in alone.items())
+    what = f"p = 2,048, k = {k:,}, n = 1,024"
+    repeated = sum(pair.ratio for pair in alone.values())
+    yield Row("its five operations, each repeated / X.sum(0)", what, repeated, "×", None, detail)
+    # Adding to classes reads rows that another thread has just written; the other four keep to their rows.
+    some = {"the four without adding to classes, in turns": 4, "all five, in turns": 5}
+    for group, number in some.items():
+        chosen = list(operations.values())[:number]
+        pair = interleaved(lambda chosen=chosen: [operation() for operation in chosen], reading, options)
+        yield Row(f"{group} / X.sum(0)", what, pair.ratio, "×", None, str(pair))
 
 
 def _per_class(options: Options) -> Row:

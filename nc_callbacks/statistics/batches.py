@@ -23,7 +23,7 @@ def as_rows(features: Tensor, targets: Tensor, num_features: int | None) -> tupl
         x, y = features.flatten(1) if features.ndim > 2 else features, targets.reshape(-1)
     else:
         x, y = features.reshape(-1, features.shape[-1]), targets.reshape(-1)
-    if x.ndim != 2 or len(x) != len(y) or (targets.ndim > 1 and features.shape[:-1] != targets.shape):
+    if x.ndim != 2 or x.shape[0] != y.shape[0] or (targets.ndim > 1 and features.shape[:-1] != targets.shape):
         raise ValueError(
             f"features and targets must have the same length: expected features (n, p) with targets (n,), or "
             f"features (n, …, p) with targets (n, …); got {tuple(features.shape)} and {tuple(targets.shape)}."
@@ -44,9 +44,9 @@ def check_integer(targets: Tensor) -> None:
 
 def check_range(y: Tensor, num_classes: int) -> None:
     """Refuse targets on the CPU that lie outside 0…k−1."""
-    if not len(y):
+    if not y.shape[0]:
         return
-    least, largest = map(int, y.aminmax())
+    least, largest = (extreme.item() for extreme in y.aminmax())
     if least < 0 or largest >= num_classes:
         wrong = y[(y < 0) | (y >= num_classes)]
         raise ValueError(
