@@ -9,7 +9,7 @@ from torch import Tensor
 
 _BYTES = 2**20
 _ROWS = 4096
-"""Rows wait up to this size or this number: more would save little (measured), and leave the CPU's cache."""
+"""Rows wait up to this size, which stays in a CPU's cache, or this number."""
 
 
 class WaitingRows:

@@ -42,13 +42,13 @@ def test_made_inside_inference_mode() -> None:
 
 @pytest.mark.parametrize("ignore_index", [None, -1])
 def test_made_inside_inference_mode_on_a_device(ignore_index: int | None) -> None:
-    """As in `trainer.validate` on a GPU; meta takes the same way, and has no numbers."""
+    """As in `trainer.validate` on a GPU; meta takes the same way, without numbers. Two batches are too many to wait."""
     for inference in (True, False):
         with torch.inference_mode():
             metric = ClassStatistics(3, 4, ignore_index=ignore_index).to("meta")
         with torch.inference_mode(inference):
             for _ in range(3):
-                metric.update(torch.zeros(700, 4, device="meta"), torch.zeros(700, dtype=torch.long, device="meta"))
+                metric.update(torch.zeros(3000, 4, device="meta"), torch.zeros(3000, dtype=torch.long, device="meta"))
 
 
 def test_a_refused_merge_leaves_statistics_of_use() -> None:
