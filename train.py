@@ -9,10 +9,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from nc_callbacks.experiments.jobs import job
-from nc_callbacks.experiments.loggers import log_results
 from nc_callbacks.experiments.module import ImageClassifier
-from nc_callbacks.experiments.summary import print_summary, summarise, write_page
+from nc_callbacks.runs.job import job
+from nc_callbacks.runs.loggers import log_results
+from nc_callbacks.runs.summary import print_summary, summarise, write_page
 
 # The data lies in memory, where worker processes would only slow it down; Hydra writes to the folder before the logger.
 for harmless in ("does not have many workers", "exists and is not empty", "isinstance.treespec, LeafSpec"):

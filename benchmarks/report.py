@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 from playwright.sync_api import sync_playwright
 
-from nc_callbacks.experiments.looks import MAX_LOOKS, MAX_ROWS
+from nc_callbacks.callbacks.look_recorder import MAX_LOOKS, MAX_ROWS
+from nc_callbacks.metrics import METRICS
 from nc_callbacks.report import write_report
-from nc_callbacks.report.catalogue import METRICS
 
 PER_CLASS = ("wm_cosine", "mu1", "mu2", "sigma1", "sigma2")
 

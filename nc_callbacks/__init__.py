@@ -7,9 +7,9 @@ from nc_callbacks.callbacks import (
     QuasiInterpolation,
     WeightMeanAlignment,
 )
-from nc_callbacks.heads import CentredMeanHead
 from nc_callbacks.statistics import ClassMoments, ClassStatistics, OutputErrors
 from nc_callbacks.transfer import rank_sources
+from nc_callbacks.transfer.head import CentredMeanHead
 
 __all__ = [
     "CentredMeanHead",

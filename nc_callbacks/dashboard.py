@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from nc_callbacks.report.catalogue import SECTIONS, Panel
+from nc_callbacks.metrics import SECTIONS, Panel
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace

@@ -15,14 +15,14 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from nc_callbacks.callbacks.look import MakeLoaders
-from nc_callbacks.callbacks.measurement import Measurement, measured
-from nc_callbacks.callbacks.monitors import read_as_before, read_at_looks
-from nc_callbacks.callbacks.observation import Needs, Observation, Source
-from nc_callbacks.callbacks.online import Online, refuse_compiled
-from nc_callbacks.callbacks.shared import Observations, close, make_look, observations_for, shared
-from nc_callbacks.callbacks.trainers import by_split, evaluation_loaders, overrides, validation_loaders
-from nc_callbacks.callbacks.units import parse_bytes
+from nc_callbacks.engine.look import MakeLoaders
+from nc_callbacks.engine.measurement import Measurement, measured
+from nc_callbacks.engine.monitors import read_as_before, read_at_looks
+from nc_callbacks.engine.online import Online, refuse_compiled
+from nc_callbacks.engine.request import Needs, Observation, Source
+from nc_callbacks.engine.session import Observations, close, make_look, observations_for, shared
+from nc_callbacks.engine.trainer import by_split, evaluation_loaders, overrides, validation_loaders
+from nc_callbacks.engine.units import parse_bytes
 from nc_callbacks.probe import Pool, named_head, named_module
 
 Split = Literal["train", "val", "test"]

@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import distribute_tensor
 
-from nc_callbacks.callbacks.observation import Source
-from nc_callbacks.callbacks.passes import Passes, Step
-from nc_callbacks.callbacks.trainers import overrides
-from nc_callbacks.features import FeatureSample
-from nc_callbacks.heads import CentredMeanHead, Normalize
-from nc_callbacks.loader import own_loaders
+from nc_callbacks.data.loader import own_loaders
+from nc_callbacks.engine.passes import Passes, Step
+from nc_callbacks.engine.request import Source
+from nc_callbacks.engine.trainer import overrides
 from nc_callbacks.probe import Tap, default_batch_fn, find_head, named_head
 from nc_callbacks.probe.classifier import named_modules, unsharded
 from nc_callbacks.statistics import ClassStatistics
+from nc_callbacks.transfer.features import FeatureSample
+from nc_callbacks.transfer.head import CentredMeanHead, Normalize
 
 IGNORED = -100
 """Samples with this target take no part, as in torch's cross-entropy."""

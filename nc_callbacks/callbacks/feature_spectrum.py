@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from nc_callbacks.callbacks.base import CollapseCallback
-from nc_callbacks.callbacks.measurement import Measurement
-from nc_callbacks.callbacks.observation import Needs, Observation
+from nc_callbacks.engine.measurement import Measurement
+from nc_callbacks.engine.request import Needs, Observation
 from nc_callbacks.functional import eigenvalues, entropy_rank
 
 

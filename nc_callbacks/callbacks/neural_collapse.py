@@ -7,8 +7,8 @@ from typing import Any
 
 import nc_callbacks.functional as F_nc
 from nc_callbacks.callbacks.base import CollapseCallback
-from nc_callbacks.callbacks.measurement import Measurement
-from nc_callbacks.callbacks.observation import Needs, Observation
+from nc_callbacks.engine.measurement import Measurement
+from nc_callbacks.engine.request import Needs, Observation
 from nc_callbacks.functional.pairs import pair_metrics
 
 MAX_CLASSES_OF_MATRIX = 1_000

@@ -13,10 +13,10 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from nc_callbacks.callbacks.base import CollapseCallback
-from nc_callbacks.callbacks.measurement import Measurement
-from nc_callbacks.callbacks.observation import ClassifierObservation, Needs, Observation
-from nc_callbacks.callbacks.shared import shared
-from nc_callbacks.callbacks.trainers import is_a
+from nc_callbacks.engine.measurement import Measurement
+from nc_callbacks.engine.request import ClassifierObservation, Needs, Observation
+from nc_callbacks.engine.session import shared
+from nc_callbacks.engine.trainer import is_a
 from nc_callbacks.statistics import Outputs
 
 SAMPLES_FILE = "quasi_interpolation_samples.csv"

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import nc_callbacks.functional as F_nc
 from nc_callbacks.callbacks.base import CollapseCallback
-from nc_callbacks.callbacks.measurement import Measurement
-from nc_callbacks.callbacks.observation import ClassifierObservation, Needs, Observation
+from nc_callbacks.engine.measurement import Measurement
+from nc_callbacks.engine.request import ClassifierObservation, Needs, Observation
 from nc_callbacks.statistics import ClassMoments
 
 

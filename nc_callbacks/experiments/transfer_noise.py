@@ -22,7 +22,7 @@ from nc_callbacks.experiments.transfer import (
     with_noise,
     write_rows,
 )
-from nc_callbacks.heads import CentredMeanHead, HeadMode
+from nc_callbacks.transfer.head import CentredMeanHead, HeadMode
 
 METHODS: dict[str, HeadMode | None] = {"CM": "fixed", "LWM": "mixing", "WFS": None, "WICM": "trainable"}
 """The paper's names, and the mode of `CentredMeanHead` that each is; WFS is a linear layer with random weights."""

@@ -29,7 +29,7 @@ def near_optimality_grid(runs: Sequence[Any]) -> Figure:
     """‖m_c‖², m_cᵀm_c' and σ²₁, σ²₂ of each class at the last look, a row a run (Seddik & Tamaazousti, Fig. 1).
 
     Args:
-        runs: What `nc_callbacks.report.read.read` gives; those with ``mu1_per_class`` and its companions.
+        runs: What `nc_callbacks.runs.folder.read` gives; those with ``mu1_per_class`` and its companions.
     """
     figure = Figure(figsize=(9, 3 * len(runs)), layout="constrained")
     panels = (
@@ -56,7 +56,7 @@ def cosine_and_accuracy_grid(runs: Sequence[Any]) -> Figure:
     Two rows an activation. Accuracies of the training split are solid, of the validation split dashed.
 
     Args:
-        runs: What `nc_callbacks.report.read.read` gives.
+        runs: What `nc_callbacks.runs.folder.read` gives.
     """
     sets = list(dict.fromkeys(data_name(run) for run in runs))
     activations = list(dict.fromkeys(run.config["model"]["activation"] for run in runs))
@@ -92,7 +92,7 @@ def interpolation_grid(runs: Sequence[Any]) -> Figure:
     (Assumption 1 asks that they vanish); a colour a model. A dotted line marks the first look without training error.
 
     Args:
-        runs: What `nc_callbacks.report.read.read` gives.
+        runs: What `nc_callbacks.runs.folder.read` gives.
     """
     sets = list(dict.fromkeys(data_name(run) for run in runs))
     figure = Figure(figsize=(1 + 4.2 * len(sets), 8.4), layout="constrained")
@@ -124,7 +124,7 @@ def layers_grid(runs: Sequence[Any]) -> Figure:
     A dotted line marks the first look without training error.
 
     Args:
-        runs: What `nc_callbacks.report.read.read` gives.
+        runs: What `nc_callbacks.runs.folder.read` gives.
     """
     figure = Figure(figsize=(16, 3.4 * len(runs)), layout="constrained")
     panels = {
@@ -158,7 +158,7 @@ def spectrum_grid(runs: Sequence[Any]) -> Figure:
     A dotted line marks k − 1 directions.
 
     Args:
-        runs: What `nc_callbacks.report.read.read` gives.
+        runs: What `nc_callbacks.runs.folder.read` gives.
     """
     figure = Figure(figsize=(9, 3.4 * len(runs)), layout="constrained")
     for row, run in zip(figure.subplots(len(runs), 2, squeeze=False), runs, strict=True):
@@ -177,7 +177,7 @@ def samples_table(runs: Sequence[Any]) -> Figure:
     """ε and ε̃, times 10³, of a few samples at the last look, a table a run (Lindegaard, Table 1).
 
     Args:
-        runs: What `nc_callbacks.report.read.read` gives; those with ``sqi_samples``.
+        runs: What `nc_callbacks.runs.folder.read` gives; those with ``sqi_samples``.
     """
     figure = Figure(figsize=(11, 2.4 * len(runs)), layout="constrained")
     for axes, run in zip(figure.subplots(len(runs), 1, squeeze=False)[:, 0], runs, strict=True):
@@ -199,7 +199,7 @@ def collapse_grid(runs: Sequence[Any]) -> Figure:
     A dotted line marks the first look without training error.
 
     Args:
-        runs: What `nc_callbacks.report.read.read` gives.
+        runs: What `nc_callbacks.runs.folder.read` gives.
     """
     panels = (
         ("NC1: tr(Σ_W Σ_B⁺) / k", {"nc1": ""}),
@@ -229,7 +229,7 @@ def transfer_grid(runs: Sequence[Any]) -> Figure:
     were asked for.
 
     Args:
-        runs: What `nc_callbacks.report.read.read` gives; those of the task `transfer_noise`.
+        runs: What `nc_callbacks.runs.folder.read` gives; those of the task `transfer_noise`.
     """
     variances = runs[0].config["task"]["curve_variances"]
     figure = Figure(figsize=(1 + 4.4 * len(runs), 3.4 * (1 + len(variances))), layout="constrained")

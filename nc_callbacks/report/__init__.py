@@ -6,7 +6,7 @@ from pathlib import Path
 
 from nc_callbacks.report.page import PAGE, render_page
 from nc_callbacks.report.payload import build_payload
-from nc_callbacks.report.read import read
+from nc_callbacks.runs.folder import read
 
 __all__ = ["PAGE", "write_report"]
 

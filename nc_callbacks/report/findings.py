@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nc_callbacks.report.read import Run, varying
+from nc_callbacks.runs.folder import Run, varying
 
 SPREAD_OF = ("nc/val/accuracy", "nc/train/wm_cosine", "nc/train/nc1", "nc/train/nc4")
 """What the runs of a sweep are compared by, with how it is called."""

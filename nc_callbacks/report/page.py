@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 from nc_callbacks.report.findings import Finding, label, last_parts, of_run, of_sweep
-from nc_callbacks.report.read import Run, varying
+from nc_callbacks.runs.folder import Run, varying
 
 PAGE = "report.html"
 """What the page is called in its folder."""

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from nc_callbacks.report.catalogue import SECTIONS, Panel, Section, parse
+from nc_callbacks.metrics import SECTIONS, Panel, Section, parse
 from nc_callbacks.report.findings import label
-from nc_callbacks.report.read import Looks, Run, varying
+from nc_callbacks.runs.folder import Looks, Run, varying
 
 MAX_CURVE_VALUES = 2_000_000
 """Values of all curves of a page; beyond, each curve is thinned alike."""

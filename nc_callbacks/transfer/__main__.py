@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rank.add_argument("--csv", default="ranking.csv", help="file to write (default: ranking.csv)")
     given = parser.parse_args(arguments)
     try:
-        from nc_callbacks.transfer.sources import source, target_loaders
+        from nc_callbacks.experiments.sources import source, target_loaders
 
         loader, test_loader, num_classes = target_loaders(given.data, given.root, given.batch_size)
     except (FileNotFoundError, ModuleNotFoundError) as error:

@@ -13,12 +13,12 @@ import torch.distributed as dist
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from nc_callbacks.features import BatchFn, as_rows, check_backbone, device_of, feature_batches
+from nc_callbacks.data.loader import own_loaders
 from nc_callbacks.functional import nc1, near_optimality
-from nc_callbacks.heads import CentredMeanHead
-from nc_callbacks.loader import own_loaders
 from nc_callbacks.probe import class_indices, default_batch_fn, undisturbed
 from nc_callbacks.statistics import ClassMoments, ClassStatistics
+from nc_callbacks.transfer.features import BatchFn, as_rows, check_backbone, device_of, feature_batches
+from nc_callbacks.transfer.head import CentredMeanHead
 
 Rows = tuple[Float[Tensor, "n p"], Int[Tensor, " n"]]
 

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from nc_callbacks import CentredMeanInit
 from tests.callbacks.common import Classifier, K, loader, samples, trainer
-from tests.test_heads import expected_weight
+from tests.transfer.test_head import expected_weight
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from nc_callbacks import NeuralCollapse
 from tests import reference
 from tests.callbacks.common import Classifier, K, loader, trainer
-from tests.callbacks.test_failures import Switch, all_four, assert_whole, fit_with_warnings
+from tests.engine.test_failures import Switch, all_four, assert_whole, fit_with_warnings
 
 
 class Still(Classifier):

@@ -20,7 +20,7 @@ from nc_callbacks.experiments import source_selection, transfer_noise
 from nc_callbacks.experiments.source_selection import logistic_accuracy, rank_correlations, score
 from nc_callbacks.experiments.transfer import train_heads, with_noise
 from nc_callbacks.experiments.transfer_noise import final_accuracies, make_head, steps_to_look_at, steps_to_reach
-from tests.test_heads import K, N, P, data, expected_weight
+from tests.transfer.test_head import K, N, P, data, expected_weight
 
 ROOT = Path(__file__).parents[2]
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from nc_callbacks.report.findings import of_run, of_sweep
-from nc_callbacks.report.read import read
+from nc_callbacks.runs.folder import read
 from tests.report.common import curves, make_run, make_sweep
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from nc_callbacks.report import payload as module
 from nc_callbacks.report.payload import build_payload
-from nc_callbacks.report.read import read
+from nc_callbacks.runs.folder import read
 from tests.report.common import make_run, make_sweep
 
 

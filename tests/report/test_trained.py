@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nc_callbacks.report import write_report
-from nc_callbacks.report.read import read
+from nc_callbacks.runs.folder import read
 
 ROOT = Path(__file__).parents[2]
 QUICK = ("trainer=cpu", "trainer.max_epochs=2", "model=mlp", *(f"callbacks.{name}.figures=false" for name in (

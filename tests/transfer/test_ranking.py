@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from nc_callbacks import rank_sources
 from tests import reference
-from tests.test_heads import K, N, P, data, expected_weight
+from tests.transfer.test_head import K, N, P, data, expected_weight
 
 X, Y = data(offset=0.5)
 LOADER = DataLoader(TensorDataset(X, Y), batch_size=40, shuffle=True)

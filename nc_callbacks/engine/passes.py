@@ -1,0 +1,245 @@
+"""Passes over a trainer's data: batches of each rank, in step, through the model standing still."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import count
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+
+from nc_callbacks.data.loader import OwnLoader, own_loaders, single_loaders
+from nc_callbacks.data.preserve import preserved
+from nc_callbacks.distributed import InterruptedPassError, Ranks
+from nc_callbacks.engine.progress import progress
+from nc_callbacks.engine.request import Source
+from nc_callbacks.engine.trainer import batch_limit, is_a, is_sharded, place_of
+from nc_callbacks.probe import Tap, default_batch_fn, undisturbed
+
+_SMALLEST_SHARE = 64
+"""How many times smaller than the loader's a look's batches become before it gives up."""
+
+_END = object()
+"""What a loader gives when it is through."""
+
+
+@dataclass
+class Memory:
+    """What the looks of a trainer may use; less after one that ran out of memory."""
+
+    cache: bool = True
+    divide_batch: int = 1
+
+    def shrink(self) -> bool:
+        """Give up the cache, then make batches smaller; whether there was something to give up."""
+        if self.cache:
+            self.cache = False
+        elif self.divide_batch < _SMALLEST_SHARE:
+            self.divide_batch *= 2
+        else:
+            return False
+        return True
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a rank runs the model on."""
+
+    inputs: Any
+    targets: Any
+    counts: bool = True
+    """Not where it is run only for the sake of the other ranks."""
+    indices: Sequence[int] | None = None
+    """Of its samples in the dataset, where they are known."""
+
+
+@dataclass
+class Passes:
+    """Runs a trainer's model over loaders.
+
+    Args:
+        trainer: The trainer.
+        model: Its LightningModule.
+        source: How batches are read and the model is called.
+        memory: What passes may use.
+        warn: Called with what a user has to know.
+    """
+
+    trainer: Trainer
+    model: LightningModule
+    source: Source
+    memory: Memory = field(default_factory=Memory)
+    warn: Callable[[str], None] = rank_zero_warn
+
+    def __post_init__(self) -> None:
+        self.ranks = Ranks.of(self.trainer)
+        self.sharded = is_sharded(self.trainer)
+
+    def each(
+        self,
+        split: str,
+        loader: Any,
+        tap: Tap,
+        use: Callable[[Step], None],
+        purpose: str = "",
+        read: Callable[[Any], tuple[Any, Any]] | None = None,
+    ) -> None:
+        """Run the model on all batches of this rank.
+
+        Where anything fails on one rank, all raise, and none is left waiting (but for a sharded model whose own forward
+        pass fails on one rank, in the midst of what it exchanges with the others).
+
+        Args:
+            split: What follows the prefix in log keys.
+            loader: The split's.
+            tap: Holds what the last run left, when `use` is called.
+            use: Called after each run that counts; it asks nothing of the other ranks.
+            purpose: Said beside the progress bar.
+            read: From a batch as the loader gave it to inputs and targets; targets of None leave it out.
+        """
+        read = read or partial(self.inputs_and_targets, split=split)
+        owns = self.ranks.together(lambda: self._own_loaders(split, loader))
+        shown = f"Neural collapse: {split}" + (f" ({purpose})" if purpose else "")
+        with progress(self.trainer, shown, sum(map(_length, owns))) as advance:
+
+            def run(step: Step) -> None:
+                tap.forget()
+                if step.targets is not None or self.sharded:
+                    self.forward(step.inputs)
+                if step.targets is not None and step.counts:
+                    use(step)
+                advance()
+
+            for own in owns:
+                if self.ranks.size > 1 and (self.sharded or own.batches is None):
+                    self._in_step(split, self._steps(own, read), run)
+                else:
+                    self.ranks.together(partial(_run_all, self._steps(own, read), run))
+
+    def _own_loaders(self, split: str, loader: Any) -> list[OwnLoader]:
+        return own_loaders(
+            loader,
+            self.ranks.rank,
+            self.ranks.size,
+            divide_batch=self.memory.divide_batch,
+            limit=batch_limit(self.trainer, split, loader),
+            warn=self.warn,
+        )
+
+    def _steps(self, own: OwnLoader, read: Callable[[Any], tuple[Any, Any]]) -> Iterator[Step]:
+        """Of this rank's batches."""
+        batches = iter(own.loader)
+        for number in count():
+            if self.trainer.received_sigterm:
+                raise InterruptedPassError
+            batch = _END if number >= own.limit else next(batches, _END)
+            if batch is _END:
+                return
+            counts = own.counts(number)
+            yield Step(*read(batch), counts, own.indices_of(number) if counts else None)
+
+    def _in_step(self, split: str, steps: Iterator[Step], run: Callable[[Step], None]) -> None:
+        """Agree with the other ranks before each step: forward passes wait for them, or who has how many is unknown."""
+        held: Step | None = None
+        failure: Exception | None = None
+        while True:
+            step: Step | None = None
+            try:
+                step = next(steps, None) if failure is None else None
+                if self.sharded and held is None and step is None and failure is None:
+                    raise ValueError(
+                        f"The {split} loader gave rank {self.ranks.rank} no batch; a sharded model needs one on each."
+                    )
+            except Exception as error:
+                failure = error
+            if not self.ranks.vote(failure, step is not None):
+                return
+            held = step or held
+            try:
+                if step is not None:
+                    run(step)
+                elif self.sharded and held is not None:
+                    run(replace(held, counts=False))
+            except Exception as error:
+                failure = error
+
+    def inputs_and_targets(self, raw: Any, split: str) -> tuple[Any, Any]:
+        """Of a batch as the split's loader gave it; no targets where it shall not count."""
+        return (self.source.batch_fn or default_batch_fn)(self._on_device(raw, place_of(split)))
+
+    def inputs(self, raw: Any) -> Any:
+        """Of a batch that may be inputs alone."""
+        batch = self._on_device(raw, 0)
+        return batch if isinstance(batch, Tensor) else (self.source.batch_fn or default_batch_fn)(batch)[0]
+
+    def _on_device(self, raw: Any, place: int) -> Any:
+        strategy = self.trainer.strategy
+        batch = strategy.precision_plugin.convert_input(raw)
+        batch = self.model._on_before_batch_transfer(batch, dataloader_idx=place)
+        return strategy.batch_to_device(batch, dataloader_idx=place)
+
+    def forward(self, inputs: Any) -> Any:
+        """Run the model."""
+        forward = self.source.forward_fn or _call
+        with self.trainer.strategy.precision_plugin.val_step_context():
+            if is_a(self.trainer.strategy, "FSDPStrategy"):
+                return _through(self.trainer.strategy.model, self.model, forward, inputs)
+            return forward(self.model, inputs)
+
+    @contextmanager
+    def standing_still(self, *loaders: Any) -> Iterator[None]:
+        """Leave no trace: of the model, of random numbers, of the loaders' data, of the trainer's stage."""
+        stage = self.trainer.state.stage
+        singles = [single for loader in loaders for single in single_loaders(loader)]
+        data = [getattr(single, "dataset", single) for single in singles]
+        functions = [getattr(single, "collate_fn", None) for single in singles]
+        with undisturbed(self.model), preserved(*data, *functions, self.source.batch_fn, self.source.forward_fn):
+            # Hooks such as on_after_batch_transfer augment where trainer.training is set.
+            self.trainer.state.stage = type(stage)("validate")  # type: ignore[misc]
+            try:
+                yield
+            finally:
+                self.trainer.state.stage = stage
+
+
+def _call(model: LightningModule, inputs: Any) -> Any:
+    return model(inputs)
+
+
+def _through(wrapper: Any, model: LightningModule, forward: Callable[[LightningModule, Any], Any], inputs: Any) -> Any:
+    """Call the model inside its wrapper's forward, which makes sharded parameters whole."""
+    own = vars(model).get("forward")
+
+    def restore() -> None:
+        if own is None:
+            vars(model).pop("forward", None)
+        else:
+            vars(model)["forward"] = own
+
+    def redirected(inputs: Any) -> Any:
+        restore()
+        return forward(model, inputs)
+
+    vars(model)["forward"] = redirected
+    try:
+        return wrapper(inputs)
+    finally:
+        restore()
+
+
+def _run_all(steps: Iterator[Step], run: Callable[[Step], None]) -> None:
+    for step in steps:
+        run(step)
+
+
+def _length(own: OwnLoader) -> float:
+    try:
+        return len(own)
+    except TypeError:
+        return math.inf
