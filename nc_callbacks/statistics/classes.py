@@ -26,12 +26,18 @@ from nc_callbacks.statistics.metric import RecordMetric, sum_over_ranks
 from nc_callbacks.statistics.moments import ClassMoments
 from nc_callbacks.statistics.precision import full_precision, wide_dtype
 from nc_callbacks.statistics.products import add_class_products, add_products, symmetric
-from nc_callbacks.statistics.waiting import Settled, WaitingRows
+from nc_callbacks.statistics.waiting import Noted, Settled, WaitingRows
 
 Covariance = Literal["none", "pooled", "per_class"]
 
 _ROWS = 4096
 """Classes whose means are corrected for at once."""
+
+_PRECISIONS = [
+    torch.finfo(dtype).eps
+    for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)
+]
+"""Those that ranks tell each other of."""
 
 _ROWS_PER_CLASS = 64
 """Rows that wait before k matrices are read and written for their products."""
@@ -81,6 +87,8 @@ class ClassStatistics(RecordMetric):
     products = Settled()
     nonfinite = Settled()
     invalid = Settled()
+    precision = Noted()
+    _noted: torch.dtype | None
     _sums: Tensor
     _invalid: Tensor
 
@@ -126,6 +134,7 @@ class ClassStatistics(RecordMetric):
         self.add_state("products", torch.zeros(self._products_shape(p)), dist_reduce_fx="sum")
         self.add_state("nonfinite", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
         self.add_state("invalid", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+        self.add_state("precision", torch.zeros((), dtype=wide), dist_reduce_fx="max")
 
     def update(self, features: Float[Tensor, "n *p"], targets: Int[Tensor, " n"]) -> None:
         """Add a batch.
@@ -154,6 +163,8 @@ class ClassStatistics(RecordMetric):
             else:
                 y = self._in_range(y)
             self._accommodate(x)
+            if self._noted != x.dtype and x.shape[0]:
+                self._note(x.dtype)
             # Not len(x), which takes Python a microsecond.
             rows = x.shape[0]
             if not rows:
@@ -167,6 +178,10 @@ class ClassStatistics(RecordMetric):
                 self._make_states_mutable()
                 for part in in_slices(x, y):
                     self._add(*part)
+
+    def _note(self, dtype: torch.dtype) -> None:
+        self.precision = self.precision.clamp(min=torch.finfo(dtype).eps)
+        self._noted = dtype
 
     def settle(self) -> None:
         """Add the rows that wait to the states; reading a state does it."""
@@ -257,6 +272,7 @@ class ClassStatistics(RecordMetric):
             within=within,
             covariances=covariances,
             nonfinite=int(self.nonfinite),
+            precision=float(self.precision),
         )
 
     def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
@@ -266,9 +282,10 @@ class ClassStatistics(RecordMetric):
             ValueError: The other is no `ClassStatistics` with the same classes, features and covariance.
         """
         state = incoming_state.metric_state if isinstance(incoming_state, ClassStatistics) else incoming_state
-        if not isinstance(state, dict) or state.keys() != self._defaults.keys():
+        if not isinstance(state, dict) or {*state, "precision"} != self._defaults.keys():
             raise ValueError(f"Expected a ClassStatistics or its metric_state, got {type(incoming_state).__name__}.")
         theirs = cast(dict[str, Tensor], state)
+        theirs = {"precision": _own_precision(theirs["sums"]), **theirs}
         if not int(theirs["counts"].sum()):
             return
         with full_precision(self.sums.device):
@@ -283,8 +300,10 @@ class ClassStatistics(RecordMetric):
                     )
             shift = torch.where((self.counts > 0)[:, None], mine["shift"], theirs["shift"])
             mine, theirs = _rebased(mine, shift), _rebased(theirs, shift)
+            theirs["shift"] = torch.zeros_like(shift)
             for name in self._defaults:
-                setattr(self, name, shift if name == "shift" else mine[name] + theirs[name])
+                combine = torch.maximum if name == "precision" else torch.add
+                setattr(self, name, combine(mine[name], theirs[name]))
         self._update_count += 1
         self._computed = None
 
@@ -295,8 +314,11 @@ class ClassStatistics(RecordMetric):
         p, dtype = state["sums"].shape[1], state["sums"].dtype
         # A rank that has seen no sample knows neither p nor the precision yet.
         layout = torch.tensor([p > 0, p, p * p, dtype == torch.float64], device=self._sums.device)
-        exact = [state["counts"], state["nonfinite"], state["invalid"], layout]
-        counts, nonfinite, invalid, layout = sum_over_ranks(exact, group)
+        # How many ranks are as coarse as each: the sum tells the maximum.
+        precisions = torch.tensor(_PRECISIONS).to(state["precision"])
+        as_coarse = (state["precision"] >= precisions).long()
+        exact = [state["counts"], state["nonfinite"], state["invalid"], layout, as_coarse]
+        counts, nonfinite, invalid, layout, as_coarse = sum_over_ranks(exact, group)
         knowing, features, squares, wide = layout.tolist()
         # By Cauchy and Schwarz: equal where all are, and then no rank goes on alone.
         if features**2 != knowing * squares:
@@ -316,6 +338,13 @@ class ClassStatistics(RecordMetric):
             setattr(self, name, total.to(state[name].dtype))
         self.shift = state["shift"]
         self.counts, self.nonfinite, self.invalid = counts, nonfinite, invalid
+        self.precision = precisions.where(as_coarse > 0, 0).amax()
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+        # Saved before precision was a state.
+        if f"{prefix}sums" in state_dict and bool(state_dict[f"{prefix}counts"].any()):
+            state_dict.setdefault(f"{prefix}precision", _own_precision(state_dict[f"{prefix}sums"]))
+        super()._load_from_state_dict(state_dict, prefix, *others)
 
     @property
     def _least_rows(self) -> int:
@@ -358,6 +387,10 @@ class ClassStatistics(RecordMetric):
         divisor = torch.where(self.counts == 0, batch_counts.clamp(min=1), 1).index_select(0, y)
         # Rows of one class are equal, so it is all one which of them is written last.
         self.shift.index_copy_(0, y, self.shift.index_select(0, y) / divisor[:, None])
+
+
+def _own_precision(tensor: Tensor) -> Tensor:
+    return torch.tensor(torch.finfo(tensor.dtype).eps, dtype=wide_dtype(tensor.device), device=tensor.device)
 
 
 def _rebased(state: dict[str, Tensor], shift: Tensor) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -40,6 +40,15 @@ class ClassMoments:
     """C_c, or None where they were not gathered."""
     nonfinite: int = 0
     """Samples whose features hold NaN or infinity (or overflow when squared)."""
+    precision: float = field(default=0.0, kw_only=True)
+    """ε of the features, the coarsest of the batches: 2⁻²³ for float32, 2⁻¹⁰ float16, 2⁻⁷ bfloat16, 2⁻⁵² float64.
+
+    Numbers near 1 in that type lie ε apart, so features of size h are known to ε·h/2. By default that of the means' type.
+    """
+
+    def __post_init__(self) -> None:
+        if not self.precision:
+            object.__setattr__(self, "precision", torch.finfo(self.means.dtype).eps)
 
     @property
     def present(self) -> Bool[Tensor, " k"]:
@@ -147,6 +156,7 @@ class ClassMoments:
             within=pooled,
             covariances=covariances,
             nonfinite=self.nonfinite + other.nonfinite,
+            precision=max(self.precision, other.precision),
         )
 
 

@@ -40,6 +40,20 @@ class WaitingRows:
         return self._rows[:count], self._classes[:count]
 
 
+class Noted:
+    """The coarsest precision of the features so far, a state of a metric.
+
+    The types that it covers are remembered, so that a batch of a type seen before costs nothing.
+    """
+
+    def __get__(self, metric: Any, owner: type | None = None) -> Tensor:
+        return metric.__dict__["_precision"]
+
+    def __set__(self, metric: Any, value: Tensor) -> None:
+        metric.__dict__["_precision"] = value
+        metric.__dict__["_noted"] = None
+
+
 class Settled:
     """A state of a metric that holds the rows that wait whenever it is read or replaced."""
 

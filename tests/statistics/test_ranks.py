@@ -76,6 +76,14 @@ def compute_on_one_rank(rank: int, folder: str) -> None:
     widths.update(torch.ones(2, 3 + rank), torch.arange(2))
     with pytest.raises(ValueError, match=f"as many features a sample, got {3 + rank} here"):
         widths.compute()
+    # The second rank has the coarser features; a third metric has samples on the first rank alone.
+    x, y, _ = dataset("offset")[:3]
+    precise, alone = ClassStatistics(4), ClassStatistics(4)
+    precise.update(x.bfloat16() if rank else x, y)
+    if not rank:
+        alone.update(x, y)
+    results["precision"] = [precise.compute().precision, alone.compute().precision]
+    results["own precision"] = float(precise.precision)
     dist.destroy_process_group()
     torch.save(results, Path(folder) / f"{rank}.pt")
 
@@ -102,6 +110,11 @@ def test_two_processes_equal_one(ranks: list[dict[Any, Any]], name: str, covaria
         moments = results[name, covariance, step]
         assert_gathered(moments, covariance)
         assert_moments(moments, expected, RTOL[x.dtype])
+
+
+def test_precision_of_two_processes_is_the_coarser(ranks: list[dict[Any, Any]]) -> None:
+    assert [results["precision"] for results in ranks] == [[2**-7, 2**-23]] * 2
+    assert [results["own precision"] for results in ranks] == [2**-23, 2**-7]
 
 
 @pytest.mark.parametrize("step", ["now", "later"])
@@ -154,4 +167,4 @@ def test_with_one_shift_for_all_ranks_the_sums_are_exchanged_at_once(
     k, p = 4, shards("given_shift")[0][0][0].shape[1]
     products = {"none": 0, "pooled": p * p, "per_class": k * p * p}[covariance]
     for results in ranks:
-        assert results["sent", "given_shift", covariance, "now"] == [8 * (k + 6), 4 * (k * p + 2 * k + products)]
+        assert results["sent", "given_shift", covariance, "now"] == [8 * (k + 12), 4 * (k * p + 2 * k + products)]
