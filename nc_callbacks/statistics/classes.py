@@ -292,6 +292,7 @@ class ClassStatistics(RecordMetric):
             self._make_states_mutable()
             self._accommodate(theirs["sums"])
             mine = cast(dict[str, Tensor], self.metric_state)
+            theirs |= {name: theirs[name].to(mine[name].dtype) for name in ("shift", "sums", "products")}
             for name in ("sums", "products"):
                 if mine[name].shape != theirs[name].shape:
                     raise ValueError(

@@ -43,7 +43,7 @@ class ClassMoments:
     precision: float = field(default=0.0, kw_only=True)
     """ε of the features, the coarsest of the batches: 2⁻²³ for float32, 2⁻¹⁰ float16, 2⁻⁷ bfloat16, 2⁻⁵² float64.
 
-    Numbers near 1 in that type lie ε apart, so features of size h are known to ε·h/2. By default that of the means' type.
+    Numbers near 1 in that type lie ε apart, so features of size h are known to ε·h/2. By default that of the means.
     """
 
     def __post_init__(self) -> None:
