@@ -17,7 +17,7 @@ import numpy as np
 from playwright.sync_api import sync_playwright
 
 from nc_callbacks.callbacks.look_recorder import MAX_LOOKS, MAX_ROWS
-from nc_callbacks.metrics import METRICS
+from nc_callbacks.metrics import METRICS, LogKey
 from nc_callbacks.report import write_report
 
 PER_CLASS = ("wm_cosine", "mu1", "mu2", "sigma1", "sigma2")
@@ -26,7 +26,8 @@ PER_CLASS = ("wm_cosine", "mu1", "mu2", "sigma1", "sigma2")
 def make_sweep(folder: Path, runs: int, epochs: int, classes: int) -> None:
     """Runs with all metrics of two splits after every epoch, and 40 looks."""
     generator = np.random.default_rng(0)
-    keys = [f"nc/{split}/{name}" for split in ("train", "val") for name in METRICS]
+    names = [name for name, metric in METRICS.items() if metric.axis == "scalar"]
+    keys = [str(LogKey(name, split)) for split in ("train", "val") for name in names]
     looks = np.unique(np.geomspace(1, epochs, MAX_LOOKS).astype(int))
     for run in range(runs):
         place = folder / str(run)

@@ -12,13 +12,16 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from nc_callbacks.metrics import SECTIONS, Panel
+from nc_callbacks.metrics import LogKey, Panel, sections
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
 
-COMPARED = ("val/accuracy", "train/nc1", "train/nc3", "train/nc4", "train/wm_cosine", "train/accuracy_centred_means")
-"""What the sweep's section compares runs by."""
+COMPARED = (
+    ("val", "accuracy"),
+    *(("train", name) for name in ("nc1", "nc3", "nc4", "wm_cosine", "accuracy_centred_means")),
+)
+"""Split and name of the metrics by which the sweep's section compares runs."""
 
 
 def workspace(
@@ -56,22 +59,20 @@ def workspace(
         raise ModuleNotFoundError("The dashboard needs wandb-workspaces: pip install wandb-workspaces.") from error
 
     def lines(panel: Panel, layer: str) -> Any:
-        names = [metric.name for metric in panel.metrics if on_demand or not metric.on_demand]
-        place = f"{layer}/" if layer else ""
         keys: list[Any] = [
-            f"{prefix}/{split}/{place}{name}"
-            for name in names
+            str(LogKey(metric.name, split, layer, prefix=prefix))
+            for metric in panel.metrics
             for split in splits
-            if is_logged(name, split, at_layer=bool(layer))
+            if metric.is_logged(split, at_layer=bool(layer)) and (on_demand or not metric.on_demand)
         ]
         title = f"{panel.title}, {layer}" if layer else panel.title
         return wr.LinePlot(title=title, x="epoch", y=keys, log_y=panel.log, title_y=panel.unit) if keys else None
 
-    sections = []
-    for section in SECTIONS:
+    shown = []
+    for section in sections():
         panels = [lines(panel, layer) for layer in ("", *layers) for panel in section.panels]
-        sections.append(ws.Section(name=section.title, panels=[panel for panel in panels if panel], is_open=True))
-    compared = [f"{prefix}/{key}" for key in COMPARED if key.partition("/")[0] in splits]
+        shown.append(ws.Section(name=section.title, panels=[panel for panel in panels if panel], is_open=True))
+    compared = [str(LogKey(name, split, prefix=prefix)) for split, name in COMPARED if split in splits]
     columns = [wr.Config(name) for name in parameters] + [wr.SummaryMetric(key) for key in compared]
     comparison: list[Any] = [
         wr.ParallelCoordinatesPlot(
@@ -81,29 +82,9 @@ def workspace(
         *(wr.BarPlot(title=key, metrics=[key]) for key in compared),
         wr.RunComparer(diff_only="split"),
     ]
-    sections.append(ws.Section(name="Sweep", panels=comparison, is_open=True))
+    shown.append(ws.Section(name="Sweep", panels=comparison, is_open=True))
     settings = ws.WorkspaceSettings(x_axis="epoch")
-    return ws.Workspace(entity=entity, project=project, name=name, sections=sections, settings=settings)
-
-
-def is_logged(name: str, split: str, at_layer: bool) -> bool:
-    """Whether the callbacks log a metric on a split, at the classifier's input or at a further layer.
-
-    Example:
-        >>> is_logged("tpt", "val", at_layer=False), is_logged("nc1", "val", at_layer=True)
-        (False, True)
-    """
-    if name == "tpt" and split != "train":
-        return False
-    return not at_layer or name in LAYER_METRICS
-
-
-LAYER_METRICS = {
-    *("nc1", "nc1_quotient", "nc1_cdnv", "nc2_equinorm", "nc2_equiangularity", "nc2_equiangularity_signed", "nc2_etf"),
-    *("nc2_uniformity", "nc2_uniformity_var", "nc5", "ncc_accuracy", "spectrum_effective_rank", "spectrum_share"),
-    *("mu1", "mu2", "mu_ratio", "sigma1", "sigma2", "sigma_ratio"),
-}
-"""What needs features only, and so is logged of every layer."""
+    return ws.Workspace(entity=entity, project=project, name=name, sections=shown, settings=settings)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nc_callbacks import dashboard
-from tests.test_metrics import logged
+from tests.metrics.test_registry import logged
 
 pytest.importorskip("wandb_workspaces", reason="needs wandb-workspaces (pip install wandb-workspaces)")
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from nc_callbacks.metrics import SECTIONS, Panel, Section, parse
+from nc_callbacks.metrics import METRICS, LogKey, Panel, Section, metric_of, sections
 from nc_callbacks.report.findings import label
 from nc_callbacks.runs.folder import Looks, Run, varying
 
@@ -39,7 +39,7 @@ def build_payload(runs: list[Run], sweep: bool) -> dict[str, Any]:
     return {
         "sweep": sweep,
         "parameters": varying(runs),
-        "sections": [_section(section, runs) for section in SECTIONS] + _further(runs),
+        "sections": [_section(section, runs) for section in sections()] + _further(runs),
         "runs": [
             {
                 "name": run.name,
@@ -95,7 +95,7 @@ def _curves(run: Run, keep: int) -> dict[str, Any]:
 def _looks(key: str, looks: Looks, keep: int) -> dict[str, Any]:
     epochs, values = looks.epochs, looks.values
     kept = _place(key) | {"shape": list(values.shape[1:]), "step": looks.step}
-    if values.ndim == 2 or key.endswith("sqi_samples"):
+    if values.ndim == 2 or metric_of(LogKey.parse(key).name).axis == "sample":
         return kept | {"epochs": epochs.tolist(), "scale": None, "values": encoded(values, "<f4")}
     rows = thinned(len(epochs), keep)
     scale = float(np.nanmax(np.abs(values), initial=0)) or 1.0
@@ -103,12 +103,19 @@ def _looks(key: str, looks: Looks, keep: int) -> dict[str, Any]:
     return kept | {"epochs": epochs[rows].tolist(), "scale": scale / SCALE, "values": integers}
 
 
-def _place(key: str) -> dict[str, Any]:
-    """What the log key says; `own` is what no callback logged, `place` how the layer is called."""
-    place = parse(key)
-    where = place.layer or "classifier's input"
-    prefix = f"{place.prefix}: " if place.prefix not in ("", "nc") else ""
-    return {"name": place.name, "split": place.split, "place": prefix + where, "own": not place.prefix}
+def _place(text: str) -> dict[str, Any]:
+    """What the log key says; `own` is what no callback logged, `place` how layer and loader are called."""
+    key = LogKey.parse(text)
+    where = key.layer or "classifier's input"
+    if key.loader is not None:
+        where += f", loader {key.loader}"
+    prefix = f"{key.prefix}: " if key.prefix not in ("", "nc") else ""
+    return {"name": key.name, "split": key.split, "place": prefix + where, "own": _is_own(key)}
+
+
+def _is_own(key: LogKey) -> bool:
+    """Whether the training module logged it: its accuracy is another than ours, gathered while the weights move."""
+    return not key.is_ours or key.name not in METRICS
 
 
 def _quantised(values: Float[np.ndarray, "..."], scale: float) -> np.ndarray:
@@ -116,7 +123,7 @@ def _quantised(values: Float[np.ndarray, "..."], scale: float) -> np.ndarray:
 
 
 def _section(section: Section, runs: list[Run]) -> dict[str, Any]:
-    found = {parse(key).name for run in runs for key in run.curves}
+    found = {LogKey.parse(key).name for run in runs for key in run.curves}
     return {
         "title": section.title,
         "text": section.text,
@@ -131,10 +138,8 @@ def _panel(panel: Panel, found: set[str]) -> dict[str, Any]:
 
 def _further(runs: list[Run]) -> list[dict[str, Any]]:
     """A section for what the training module itself logged."""
-    known = {metric.name for section in SECTIONS for metric in section.metrics}
-    places = {parse(key) for run in runs for key in run.curves}
-    # The module's own accuracy, without prefix, is another than the callbacks': gathered while the weights move.
-    names = {place.name for place in places if not place.prefix or place.name not in known}
+    keys = [LogKey.parse(key) for run in runs for key in run.curves]
+    names = {key.name for key in keys if _is_own(key)}
     panels = [
         {"title": name, "unit": "", "log": "loss" in name, "metrics": [{"name": name, "label": name}]}
         for name in sorted(names)

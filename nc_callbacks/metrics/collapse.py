@@ -1,0 +1,160 @@
+"""The metrics of `NeuralCollapse`."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+from nc_callbacks.metrics.registry import SHARE, Metric
+
+INF = math.inf
+PAPYAN, ZHU, WU = "Papyan et al. 2020", "Zhu et al. 2021", "Wu & Papyan 2024"
+
+_row = partial(Metric, callback="NeuralCollapse")
+_falls = partial(_row, range=(0, INF), ideal=0, toward="down", log=True)
+_error = partial(
+    _falls,
+    unit="squared error",
+    definition="parts of the squared error around least squares, with `mse_weight_decay=`",
+    source="Han et al. 2021",
+    on_demand="mse_weight_decay",
+)
+_share = partial(_row, unit=SHARE, range=(0, 1))
+
+NC1 = (
+    _falls(
+        "nc1", "NC1", "Within-class variability", "tr(Σ_W Σ_B⁺)/k", layers=True,
+        definition="tr(Σ_W Σ_B⁺) / k", source=PAPYAN, title="NC1: tr(Σ_W Σ_B⁺) / k",
+    ),
+    _falls(
+        "nc1_quotient", "NC1", "Within-class variability", "tr Σ_W / tr Σ_B", layers=True,
+        definition="tr Σ_W / tr Σ_B", source="Tirer et al. 2023", title="NC1: tr Σ_W / tr Σ_B",
+    ),
+    _falls(
+        "nc1_cdnv", "NC1", "Within-class variability", "class-distance normalised variance", layers=True,
+        definition="mean over c < c' of (v_c + v_c') / (2 ‖m_c − m_c'‖²)", source="Galanti et al. 2021",
+        title="NC1: class-distance normalised variance",
+    ),
+    _error("mse_nc1", "NC1", "Squared error: L_NC1", "L_NC1", title="Squared error: L_NC1"),
+)  # fmt: skip
+
+_ETF = "‖M Mᵀ/‖M Mᵀ‖ − E‖; same for W"
+_NORMS = "std / mean of ‖μ_c‖, of ‖w_c‖"
+_ANGLES = "mean over c ≠ c' of |cos(μ_c, μ_c') + 1/(k−1)|; same for w"
+_UNIFORM = "mean and variance over c < c' of log(1/‖μ̂_c − μ̂_c'‖), μ̂ = μ/‖μ‖"
+
+NC2 = (
+    _falls(
+        "nc2_etf", "NC2", "Distance to the simplex ETF", "class means", layers=True,
+        definition=_ETF, source=ZHU, title="NC2: distance of class means to the ETF",
+    ),
+    _falls(
+        "nc2_etf_weights", "NC2", "Distance to the simplex ETF", "weights",
+        definition=_ETF, source=ZHU, title="NC2: distance of weights to the ETF",
+    ),
+    _falls(
+        "nc2_equinorm", "NC2", "Spread of norms (std / mean)", "class means", layers=True,
+        definition=_NORMS, source=PAPYAN, title="NC2: spread of class-mean norms",
+    ),
+    _falls(
+        "nc2_equinorm_weights", "NC2", "Spread of norms (std / mean)", "weights",
+        definition=_NORMS, source=PAPYAN, title="NC2: spread of weight norms",
+    ),
+    _falls(
+        "nc2_equiangularity", "NC2", "Deviation of cosines from −1/(k−1)", "class means", layers=True, range=(0, 2),
+        definition=_ANGLES, source=PAPYAN, title="NC2: equiangularity of class means",
+    ),
+    _falls(
+        "nc2_equiangularity_weights", "NC2", "Deviation of cosines from −1/(k−1)", "weights", range=(0, 2),
+        definition=_ANGLES, source=PAPYAN, title="NC2: equiangularity of weights",
+    ),
+    _row(
+        "nc2_equiangularity_signed", "NC2", "Deviation of cosines, signed", "class means", layers=True, range=(-1, 2),
+        ideal=0, toward="ideal", definition="the same without the absolute value", source="Lindegaard 2021",
+        title="NC2: equiangularity of class means, signed",
+    ),
+    _row(
+        "nc2_uniformity", "NC2", "Uniformity, mean of log(1/distance)", "class means", layers=True,
+        range=(-math.log(2), INF), ideal=lambda k, p: -0.5 * math.log(2 * k / (k - 1)), toward="ideal",
+        ideal_text="−½ log(2k/(k−1))", definition=_UNIFORM, source=f"Liu et al. 2023; {WU}",
+        title="NC2: uniformity of class means",
+    ),
+    _falls(
+        "nc2_uniformity_var", "NC2", "Uniformity, variance", "class means", layers=True,
+        definition=_UNIFORM, source=f"Liu et al. 2023; {WU}", title="NC2: variance of the uniformity",
+    ),
+    _error("mse_nc23", "NC2", "Squared error: L_NC2/3", "L_NC2/3", title="Squared error: L_NC2/3"),
+    _row(
+        "class_mean_cosines", "NC2", "Cosines of the centred class means", "cos(μ_c, μ_c')", "cosine", layers=True,
+        axis="class × class", range=(-1, 1), ideal=lambda k, p: -1 / (k - 1), toward="ideal",
+        ideal_text="−1/(k−1) off the diagonal", definition="cos(μ_c, μ_c'), up to 1,000 classes",
+        title="cos(μ_c, μ_c')",
+    ),
+)  # fmt: skip
+
+NC3 = (
+    _falls(
+        "nc3", "NC3", "Weights and class means", "‖W/‖W‖ − M/‖M‖‖²", range=(0, 4),
+        definition="‖W/‖W‖ − M/‖M‖‖²", source=PAPYAN, title="NC3: distance of weights and class means",
+    ),
+    _falls(
+        "nc3_etf", "NC3", "Weights and class means", "W Mᵀ to the ETF", range=(0, 2),
+        definition="‖W Mᵀ/‖W Mᵀ‖ − E‖", source=ZHU, title="NC3: distance of W Mᵀ to the ETF",
+    ),
+    _falls(
+        "nc3_uniform_duality", "NC3", "Variance of cos(w_c, μ_c) over classes", "duality", range=(0, 1),
+        definition="variance over c of cos(w_c, μ_c)", source=WU, title="NC3: variance of cos(w, μ) over classes",
+    ),
+    _error("mse_perp", "NC3", "Squared error: L_⊥", "L_⊥", title="Squared error: L_⊥"),
+)  # fmt: skip
+
+_ACCURACIES = "accuracy of the classifier, of the nearest class mean"
+
+NC4 = (
+    _share(
+        "nc4", "NC4", "Classifier ≠ nearest class mean", "disagree", ideal=0, toward="down", log=True,
+        definition="share of samples where classifier and nearest class mean disagree", source=PAPYAN,
+        title="NC4: classifier ≠ nearest class mean",
+    ),
+    _share(
+        "accuracy", "NC4", "Accuracy", "classifier", ideal=1, toward="up",
+        definition=_ACCURACIES, source=PAPYAN, title="Accuracy of the classifier",
+    ),
+    _share(
+        "ncc_accuracy", "NC4", "Accuracy", "nearest class mean", ideal=1, toward="up", layers=True,
+        definition=_ACCURACIES, source=PAPYAN, title="Accuracy of the nearest class mean",
+    ),
+    _row(
+        "tpt", "NC4", "Terminal phase of training", "terminal phase", "1 where the training error is 0",
+        range=(0, 1), ideal=1, toward="up", splits=("train",),
+        definition="1 where the training error is 0, on `train`", source=PAPYAN, title="Terminal phase of training",
+    ),
+    _row(
+        "nc5", "NC4", "NC5: class means and out-of-distribution mean", "cosine", "cosine", layers=True,
+        range=(0, 1), ideal=0, toward="down", on_demand="ood_loader",
+        definition="mean_c |cos(m_c, m_ood)|, with `ood_loader=`", source="Ammar et al. 2024",
+        title="NC5: class means and out-of-distribution mean",
+    ),
+)  # fmt: skip
+
+VECTORS = (
+    _row(
+        "class_mean_norms", "NC2", "Norms of the centred class means", "‖μ_c‖", "features", layers=True, axis="class",
+        range=(0, INF), definition="‖μ_c‖", title="Norms of the centred class means",
+    ),
+    _row(
+        "counts", "NC2", unit="samples", label="n_c", layers=True, axis="class", range=(0, INF),
+        definition="samples of each class", title="Samples of each class",
+    ),
+)  # fmt: skip
+
+ROWS = (*NC1, *NC2, *NC3, *NC4, *VECTORS)
+
+TEXTS = {
+    "NC1": "Variability within classes, beside the distances between class means. 0 at collapse.",
+    "NC2": "How near class means and weights are to a simplex: equal norms and equal angles. 0 at collapse.",
+    "NC3": "How far the weights are from the centred class means, both scaled to norm 1. 0 at collapse.",
+    "NC4": "Whether the classifier decides like the nearest class mean. "
+    "The share where they disagree is 0 at collapse.",
+}
+"""Of the sections, by title."""

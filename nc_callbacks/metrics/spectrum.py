@@ -1,0 +1,40 @@
+"""The metrics of `FeatureSpectrum`."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+from nc_callbacks.metrics.registry import PURE, Metric
+
+_row = partial(Metric, section="Spectrum", callback="FeatureSpectrum", source="Lindegaard 2021", layers=True)
+_vector = partial(_row, axis="direction")
+
+ROWS = (
+    _row(
+        "spectrum_effective_rank", panel="Effective rank", label="effective rank", unit="directions",
+        range=(1, math.inf), ideal=lambda k, p: min(k - 1, p), ideal_text="k−1", toward="ideal",
+        definition="exp(−Σ q log q), q the shares of explained variance", title="Effective rank",
+    ),
+    _row(
+        "spectrum_share", panel="Variance explained by the first k−1", label="share", unit="share of variance",
+        range=(0, 1), ideal=1, toward="up", definition="share of variance that the first k−1 directions explain",
+        title="Variance explained by the first k−1",
+    ),
+    _vector(
+        "explained_variance", panel="Explained variance", label="share", unit="share of variance", range=(0, 1),
+        definition="λ_j/Σλ of the second moment, largest first", title="Explained variance",
+    ),
+    _vector(
+        "cumulative_explained_variance", unit="share of variance", range=(0, 1), derived=True,
+        definition="its cumulative sum, in `latest` alone", title="Cumulative explained variance",
+    ),
+    _vector(
+        "singular_values", unit=PURE, range=(0, math.inf), derived=True,
+        definition="of the n × p activation matrix, in `latest` alone", title="Singular values",
+    ),
+)  # fmt: skip
+
+TEXTS = {
+    "Spectrum": "How many directions the features use. At collapse the class means alone are left: k−1 of them.",
+}
