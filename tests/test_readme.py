@@ -124,7 +124,7 @@ def test_every_log_key_is_in_the_tables():
 def test_every_choice_of_every_group_is_listed():
     for group in ("data", "model", "loss", "optimizer", "trainer", "callbacks", "logger", "experiment"):
         row = re.search(rf"^\| `{group}` \|(.*)$", README, flags=re.MULTILINE)[1]
-        for path in (ROOT / "conf" / group).glob("*.yaml"):
+        for path in (ROOT / "nc_callbacks" / "conf" / group).glob("*.yaml"):
             assert f"`{path.stem}`" in row, (group, path.stem)
 
 

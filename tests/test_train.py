@@ -68,7 +68,7 @@ def test_unknown_name_is_hydras_error(tmp_path):
 @pytest.mark.parametrize("data", ["digits", "fashion_mnist", "mnist", "cifar10", "cifar100"])
 @pytest.mark.parametrize("model", ["cnn", "mlp", "resnet18", "conv_1fc", "conv_2fc"])
 def test_groups_compose(data, model):
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+    with initialize_config_dir(str(ROOT / "nc_callbacks" / "conf"), version_base="1.3"):
         for loss in ("cross_entropy", "mse", "balanced"):
             for optimizer in ("adam", "sgd"):
                 config = compose(
@@ -79,7 +79,7 @@ def test_groups_compose(data, model):
 
 
 def test_experiment_collapse():
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+    with initialize_config_dir(str(ROOT / "nc_callbacks" / "conf"), version_base="1.3"):
         config = compose("train", ["experiment=collapse", "trainer=cpu"])
     assert (config.model.activation, config.model.batch_norm) == ("relu", True)
     assert (config.optimizer.lr, config.optimizer.momentum, config.optimizer.weight_decay) == (0.05, 0.9, 1e-3)

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf, open_dict
 from nc_callbacks.runs.job import config_problem, is_finished, job
 from nc_callbacks.runs.sweep import SweepSummary, read_runs
 
-CONF = Path(__file__).parents[2] / "conf"
+CONF = Path(__file__).parents[2] / "nc_callbacks" / "conf"
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from nc_callbacks.runs.paper_figures import FIGURES, LOWER, draw_paper_figure
 from tests.report.common import curves, make_failed_run, make_run
 
 ROOT = Path(__file__).parents[2]
-CONF = ROOT / "conf"
+CONF = ROOT / "nc_callbacks" / "conf"
 
 PAPERS = {
     # Data sets; batch size, epochs, optimiser and learning rate as published.

@@ -175,7 +175,7 @@ def test_launchers_compose(launcher):
     plugin = "joblib" if launcher == "joblib" else "submitit"
     if importlib.util.find_spec(f"hydra_plugins.hydra_{plugin}_launcher") is None:
         pytest.skip(f"needs hydra-{plugin}-launcher")
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+    with initialize_config_dir(str(ROOT / "nc_callbacks" / "conf"), version_base="1.3"):
         config = compose("train", [f"hydra/launcher={launcher}"], return_hydra_config=True)
     target = {"submitit_slurm": "SlurmLauncher", "submitit_local": "LocalLauncher", "joblib": "JoblibLauncher"}
     assert config.hydra.launcher._target_.endswith(target[launcher])

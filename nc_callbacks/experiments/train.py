@@ -1,0 +1,79 @@
+"""Train a classifier and watch its last layers: one run, as Hydra's configuration says."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from pathlib import Path
+
+import hydra
+import lightning as L
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from nc_callbacks.experiments.module import ImageClassifier
+from nc_callbacks.runs.job import job
+from nc_callbacks.runs.loggers import log_results
+from nc_callbacks.runs.summary import print_summary, summarise, write_page
+
+# The data lies in memory, where worker processes would only slow it down; Hydra writes to the folder before the logger.
+HARMLESS = ("does not have many workers", "exists and is not empty", "isinstance.treespec, LeafSpec")
+
+
+def train(config: DictConfig, folder: str | Path) -> dict[str, float]:
+    """One run.
+
+    Args:
+        config: As composed from ``nc_callbacks/conf/train.yaml``.
+        folder: The run's folder, in the place of ``config.folder``.
+
+    Returns:
+        Final values by log key; none from an experiment that does something else than train one model.
+    """
+    config = config.copy()
+    OmegaConf.update(config, "folder", str(folder), force_add=True)
+    L.seed_everything(config.seed, workers=True, verbose=False)
+    if "task" in config:
+        instantiate(config.task)(config, folder)
+        return {}
+
+    data = instantiate(config.data)
+    data.setup()
+    network = instantiate(config.model, image_shape=data.image_shape, num_classes=data.num_classes)
+    loss = instantiate(config.loss)
+    if hasattr(loss, "set_class_counts"):
+        loss.set_class_counts(data.class_counts)
+    model = ImageClassifier(
+        network,
+        loss=loss,
+        optimizer=instantiate(config.optimizer),
+        scheduler=instantiate(config.scheduler),
+    )
+    loggers = [instantiate(logger) for logger in config.logger.values()]
+    for logger in loggers:
+        logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))
+    callbacks = [instantiate(callback) for callback in config.callbacks.values()]
+    trainer = instantiate(config.trainer, logger=loggers, callbacks=callbacks)
+
+    start = time.perf_counter()
+    trainer.fit(model, datamodule=data)
+    if trainer.is_global_zero:
+        summary = summarise(trainer, folder, time.perf_counter() - start)
+        log_results(trainer, config, summary["metrics"])
+        print_summary(summary, folder)
+        write_page(folder)
+    return {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+
+@hydra.main(version_base="1.3", config_path="pkg://nc_callbacks.conf", config_name="train")
+@job
+def main(config: DictConfig) -> None:
+    """The command: runs and sweeps."""
+    for harmless in HARMLESS:
+        warnings.filterwarnings("ignore", message=f".*{harmless}")
+    train(config, HydraConfig.get().runtime.output_dir)
+
+
+if __name__ == "__main__":
+    main()
