@@ -140,7 +140,10 @@ class CollapseCallback(Callback):
         """What this callback makes of one layer on one split."""
 
     def draw(self, folder: Path) -> None:
-        """Save this callback's figures in the folder."""
+        """Save this callback's figures in the folder; by default one of each of its metrics."""
+        from nc_callbacks.figures import save_metric_figures
+
+        save_metric_figures(self.history, self.latest, folder, self.prefix)
 
     # Lightning asks for it at every hook of every batch.
     @cached_property

@@ -10,6 +10,7 @@ from nc_callbacks.figures.alignment import (
     save_alignment_figures,
 )
 from nc_callbacks.figures.collapse import collapse_figure, layers_figure, plot_cosines, save_collapse_figures
+from nc_callbacks.figures.each import save_metric_figures
 from nc_callbacks.figures.interpolation import interpolation_figure, save_interpolation_figures
 from nc_callbacks.figures.spectrum import save_spectrum_figures, spectrum_figure
 
@@ -24,6 +25,7 @@ __all__ = [
     "save_alignment_figures",
     "save_collapse_figures",
     "save_interpolation_figures",
+    "save_metric_figures",
     "save_spectrum_figures",
     "spectrum_figure",
 ]

@@ -3,46 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from nc_callbacks.figures.style import LINES, Record, label_axes, save_all, series
+from nc_callbacks.figures.style import LINES, Record, keys_of, label_axes, named, save_all, series
+from nc_callbacks.metrics import METRICS, LogKey
 
 
-def interpolation_figure(history: Sequence[Record], prefix: str = "nc", split: str = "train") -> Figure:
+def interpolation_figure(
+    history: Sequence[Record], prefix: str = "nc", split: str = "train", loader: int | None = None
+) -> Figure:
     """ε_avg and (k−1) ε̃_avg, which agree where the condition holds on average, and their relative spreads, over epochs.
 
     The spreads are drawn in absolute value on a logarithmic axis; at 0 every sample would have the same error.
     """
-    key = f"{prefix}/{split}/"
-    epochs, epsilon = series(history, key + "sqi_epsilon")
-    gap = series(history, key + "sqi_gap")[1]
+    key = partial(LogKey, split=split, loader=loader, prefix=prefix)
+    data = key("sqi_epsilon").data
+    epochs, epsilon = series(history, key("sqi_epsilon"))
+    gap = series(history, key("sqi_gap"))[1]
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     averages, spreads = figure.subplots(1, 2)
     averages.plot(epochs, epsilon, label="ε_avg", lw=1.8, **LINES[0])
     averages.plot(epochs, np.subtract(epsilon, gap), label="(k−1) ε̃_avg", lw=1.8, **LINES[1])
-    label_axes(averages, f"Average error, {split}", "output (one-hot label = 1)")
+    label_axes(averages, f"Average errors, {data}", METRICS["sqi_epsilon"].unit)
     for name, label, line in (
         ("sqi_epsilon_rel_std", "std(ε) / |ε_avg|", LINES[0]),
         ("sqi_epsilon_off_rel_std", "std(ε̃) / |ε̃_avg|", LINES[1]),
     ):
-        spreads.plot(epochs, np.abs(series(history, key + name)[1]), label=label, lw=1.8, **line)
+        spreads.plot(epochs, np.abs(series(history, key(name))[1]), label=label, lw=1.8, **line)
     spreads.axhline(1, color="0.4", lw=1, ls=":")
     spreads.set_yscale("log")
-    label_axes(spreads, f"Relative standard deviation, {split}", "dimensionless")
+    label_axes(spreads, f"Spread relative to the mean, {data}", METRICS["sqi_epsilon_rel_std"].unit)
     for axes in (averages, spreads):
         axes.legend(frameon=False, fontsize=8)
     return figure
 
 
 def save_interpolation_figures(history: Sequence[Record], folder: Path, prefix: str = "nc") -> list[Path]:
-    """Save ``quasi_interpolation`` for each split.
+    """Save ``quasi_interpolation`` for each split and loader.
 
     Returns:
         The files written.
     """
-    splits = [split for split in ("train", "val") if any(f"{prefix}/{split}/sqi_epsilon" in r for r in history)]
-    figures = {f"quasi_interpolation/{split}": interpolation_figure(history, prefix, split) for split in splits}
+    figures = {
+        named("quasi_interpolation", key): interpolation_figure(history, prefix, key.split, key.loader)
+        for key in keys_of(history, "sqi_epsilon", prefix)
+    }
     return save_all(figures, folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
 
@@ -10,18 +11,17 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nc_callbacks.figures.style import LINES, Record, label_axes, plot_metric, save_all, splits_with
+from nc_callbacks.figures.style import LINES, Record, keys_of, label_axes, named, plot_metric, save_all
+from nc_callbacks.metrics import METRICS, LogKey
 
 
-def spectrum_figure(latest: Record, prefix: str = "nc", split: str = "train") -> Figure:
+def spectrum_figure(latest: Record, prefix: str = "nc", split: str = "train", loader: int | None = None) -> Figure:
     """Singular values (their squares add up to 1) and cumulative explained variance of each layer, at the last look."""
     figure = Figure(figsize=(9, 3.4), layout="constrained")
-    places = [p for p in splits_with(latest, prefix, "explained_variance") if p.partition("/")[0] == split]
-    spectra = {
-        place.partition("/")[2] or "classifier's input": np.asarray(latest[f"{prefix}/{place}/explained_variance"])
-        for place in places
-    }
-    plot_spectra(figure.subplots(1, 2), spectra, split)
+    data = LogKey("", split, "", loader).data
+    keys = [key for key in keys_of([latest], "explained_variance", prefix) if key.data == data]
+    spectra = {key.layer or "classifier's input": np.asarray(latest[str(key)]) for key in keys}
+    plot_spectra(figure.subplots(1, 2), spectra, data)
     return figure
 
 
@@ -48,17 +48,17 @@ def plot_spectra(panels: Sequence[Axes], spectra: Mapping[str, np.ndarray], wher
 
 
 def save_spectrum_figures(history: Sequence[Record], latest: Record, folder: Path, prefix: str = "nc") -> list[Path]:
-    """Save ``spectrum`` for each split, and ``spectrum_effective_rank`` over epochs.
+    """Save ``spectrum`` and ``spectrum_effective_rank`` over epochs, one a split and loader.
 
     Returns:
         The files written.
     """
     figures = {}
-    for split in ("train", "val"):
-        places = [p for p in splits_with(latest, prefix, "explained_variance") if p.partition("/")[0] == split]
-        if places:
-            figures[f"spectrum/{split}"] = spectrum_figure(latest, prefix, split)
-            figures[f"spectrum_effective_rank/{split}"] = figure = Figure(figsize=(5.2, 3.4), layout="constrained")
-            keys = [f"{prefix}/{place}/spectrum_effective_rank" for place in places]
-            plot_metric(figure.subplots(), history, keys, "Effective rank", "number of directions")
+    rank = METRICS["spectrum_effective_rank"]
+    found = keys_of([latest], "explained_variance", prefix)
+    for key in {key.data: replace(key, layer="") for key in found}.values():
+        figures[named("spectrum", key)] = spectrum_figure(latest, prefix, key.split, key.loader)
+        figures[named(rank.name, key)] = figure = Figure(figsize=(5.2, 3.4), layout="constrained")
+        ranks = [replace(other, name=rank.name) for other in found if other.data == key.data]
+        plot_metric(figure.subplots(), history, ranks, f"{rank.title}, {key.data}", rank.unit, rank.log)
     return save_all(figures, folder)

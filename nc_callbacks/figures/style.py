@@ -14,6 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from nc_callbacks.metrics import LogKey
+
 Record = Mapping[str, Any]
 """An entry of a callback's `history`, or its `latest`."""
 
@@ -29,23 +31,34 @@ LINES: tuple[dict[str, Any], ...] = (
 """Told apart by style as well as by colour, so that they read in grey."""
 
 
-def series(history: Sequence[Record], key: str) -> tuple[list[int], list[float]]:
+def series(history: Sequence[Record], key: LogKey | str) -> tuple[list[int], list[float]]:
     """Epochs (counted from 1) and values of a log key, where it was logged."""
+    key = str(key)
     found = [(record["epoch"] + 1, record[key]) for record in history if key in record]
     return [epoch for epoch, _ in found], [value for _, value in found]
 
 
-def metric_keys(history: Sequence[Record], prefix: str = "nc") -> dict[str, list[str]]:
-    """Log keys of each metric by its name, in the order of the history."""
-    keys: dict[str, list[str]] = {}
-    for key in dict.fromkeys(key for record in history for key in record):
-        if key.startswith(f"{prefix}/") and not any(isinstance(record.get(key), Tensor) for record in history):
-            keys.setdefault(key.rsplit("/", 1)[1], []).append(key)
+def numbers(history: Sequence[Record], prefix: str = "nc") -> dict[str, list[LogKey]]:
+    """Log keys of each number by its name, in the order of the history."""
+    keys: dict[str, list[LogKey]] = {}
+    for text, value in {text: value for record in history for text, value in record.items()}.items():
+        key = LogKey.parse(text)
+        if key.is_ours and key.prefix == prefix and not isinstance(value, Tensor):
+            keys.setdefault(key.name, []).append(key)
     return keys
 
 
-def plot_metric(axes: Axes, history: Sequence[Record], keys: Iterable[str], title: str, unit: str) -> None:
-    """Draw metrics over epochs; the axis is logarithmic where the values are positive and span a decade or vanish.
+def keys_of(records: Sequence[Record], name: str, prefix: str = "nc") -> list[LogKey]:
+    """Log keys of one metric, of every split, layer and loader, in the order of the records."""
+    keys = map(LogKey.parse, dict.fromkeys(text for record in records for text in record))
+    return [key for key in keys if key.is_ours and (key.name, key.prefix) == (name, prefix)]
+
+
+def plot_metric(
+    axes: Axes, history: Sequence[Record], keys: Iterable[LogKey | str], title: str, unit: str, log: bool = True
+) -> None:
+    """Draw metrics over epochs; the axis is logarithmic where the values are positive and the largest is three times
+    the least.
 
     Args:
         axes: Where to draw.
@@ -53,14 +66,15 @@ def plot_metric(axes: Axes, history: Sequence[Record], keys: Iterable[str], titl
         keys: Log keys, a line each.
         title: Title.
         unit: Label of the vertical axis.
+        log: Whether a logarithmic axis suits them.
     """
     drawn: list[float] = []
-    for line, key in zip(cycle(LINES), keys, strict=False):
+    for line, key in zip(cycle(LINES), map(str, keys), strict=False):
         epochs, values = series(history, key)
         marker = "o" if len(epochs) <= 3 else None
-        axes.plot(epochs, values, label=key.split("/", 1)[1].rsplit("/", 1)[0], marker=marker, lw=1.6, **line)
+        axes.plot(epochs, values, label=LogKey.parse(key).title, marker=marker, lw=1.6, **line)
         drawn += [value for value in values if math.isfinite(value)]
-    if unit == "dimensionless" and drawn and min(drawn) > 0 and max(drawn) > 3 * min(drawn):
+    if log and drawn and min(drawn) > 0 and max(drawn) > 3 * min(drawn):
         axes.set_yscale("log")
     label_axes(axes, title, unit)
     if len(axes.lines) > 1:
@@ -102,16 +116,21 @@ def label_axes(axes: Axes, title: str, unit: str, horizontal: str = "epoch") -> 
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def stacked(history: Sequence[Record], key: str) -> tuple[list[int], np.ndarray]:
+def stacked(history: Sequence[Record], key: LogKey | str) -> tuple[list[int], np.ndarray]:
     """Epochs (counted from 1) and the vectors of a key as a matrix (looks, k), where they were kept."""
+    key = str(key)
     found = [(record["epoch"] + 1, np.asarray(record[key])) for record in history if key in record]
     return [epoch for epoch, _ in found], np.array([vector for _, vector in found])
 
 
-def splits_with(latest: Record, prefix: str, name: str) -> list[str]:
-    """Splits and layers (``train``, ``val``, ``train/backbone.3``) that have a value of that name."""
-    start, end = f"{prefix}/", f"/{name}"
-    return [key[len(start) : -len(end)] for key in latest if key.startswith(start) and key.endswith(end)]
+def named(name: str, key: LogKey) -> str:
+    """A figure's name with where its values are of.
+
+    Example:
+        >>> named("wm_cosine", LogKey("wm_cosine_per_class", "val", loader=0))
+        'wm_cosine/val/dataloader_idx_0'
+    """
+    return f"{name}/{key.where}"
 
 
 def save_all(figures: Mapping[str, Figure], folder: Path) -> list[Path]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 SPLITS = ("train", "val", "test")
 """The splits of log keys."""
@@ -62,6 +62,18 @@ class LogKey:
             return cls(parts[1], parts[0], "", loader, "")
         return cls(start, "", "", loader, "")
 
+    @classmethod
+    def at(cls, where: str, name: str, prefix: str = "nc") -> LogKey:
+        """The key of a metric at a place as `where` gives it.
+
+        Example:
+            >>> str(LogKey.at("val/backbone.3/dataloader_idx_1", "nc1"))
+            'nc/val/backbone.3/nc1/dataloader_idx_1'
+        """
+        found = _LOADER.fullmatch(where)
+        start, loader = (found[1], int(found[2])) if found else (where, None)
+        return replace(cls.parse(f"{prefix}/{start}/{name}"), loader=loader)
+
     @property
     def is_ours(self) -> bool:
         """Whether the key has the form of those that the callbacks log."""
@@ -78,12 +90,22 @@ class LogKey:
         return str(LogKey("", self.split, self.layer, self.loader, ""))
 
     @property
+    def data(self) -> str:
+        """The data that it is of, in words: split and loader.
+
+        Example:
+            >>> LogKey("nc1", "val", "backbone.3", loader=1).data
+            'val, loader 1'
+        """
+        loader = "" if self.loader is None else f"loader {self.loader}"
+        return ", ".join(part for part in (self.split, loader) if part)
+
+    @property
     def title(self) -> str:
-        """Split, loader and layer as a figure's title says them.
+        """Split, loader and layer, in words.
 
         Example:
             >>> LogKey("nc1", "val", "backbone.3", loader=1).title
             'val, loader 1, backbone.3'
         """
-        loader = "" if self.loader is None else f"loader {self.loader}"
-        return ", ".join(part for part in (self.split, loader, self.layer) if part)
+        return ", ".join(part for part in (self.data, self.layer) if part)

@@ -57,6 +57,16 @@ class Metric:
     over_epochs: str = ""
     """Title of a further panel that shows a vector over epochs."""
 
+    @property
+    def heading(self) -> str:
+        """Section and panel, as an overview calls them.
+
+        Example:
+            >>> METRICS["nc3"].heading
+            'NC3: Weights and class means'
+        """
+        return f"{self.section}: {self.panel}"
+
     def value_at_collapse(self, num_classes: int, num_features: int) -> float | None:
         """The ideal value for k classes and p features, if there is one.
 

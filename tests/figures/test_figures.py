@@ -4,23 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from nc_callbacks import FeatureSpectrum, NeuralCollapse, QuasiInterpolation, WeightMeanAlignment, figures
+from nc_callbacks import figures
 from nc_callbacks.figures import style
-from tests.callbacks.common import Classifier, loader, trainer
+from tests.callbacks.common import Classifier, loader
+from tests.figures.common import drawn
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("figures")
-    settings = {"splits": ["train", "val"], "figures": folder}
-    callbacks = [
-        NeuralCollapse(layers=["body.4"], **settings),
-        WeightMeanAlignment(**settings),
-        QuasiInterpolation(outputs="raw", **settings),
-        FeatureSpectrum(layers=["body.4"], **settings),
-    ]
-    trainer(*callbacks, max_epochs=4).fit(Classifier(), loader(), loader(1))
-    return folder, callbacks
+    return drawn(tmp_path_factory.mktemp("figures"), Classifier(), loader(1), 4)
 
 
 def check_axes(figure):
@@ -31,8 +23,7 @@ def check_axes(figure):
 
 
 def test_files(run):
-    folder, _ = run
-    names = {path.stem for path in folder.glob("*.png")}
+    names, _ = run
     assert {
         "nc1", "nc2_etf", "nc3", "collapse", "collapse_val", "layers", "class_mean_cosines_train",
         "near_optimality_train", "wm_cosine_train", "wm_cosine_val", "accuracy_centred_means",
@@ -77,6 +68,12 @@ def test_layers_and_spectra_have_a_line_a_layer(run):
         check_axes(made)
 
 
+def test_file_is_a_picture(run, tmp_path):
+    (path,) = style.save_all({"accuracy/all": figures.accuracies_figure(run[1][1].history)}, tmp_path)
+    assert path.name == "accuracy_all.png"
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.parametrize("k", [100, 1000])
 def test_many_classes_become_bands(k):
     generator = torch.Generator().manual_seed(0)
@@ -89,15 +86,15 @@ def test_many_classes_become_bands(k):
 
 
 def test_logarithmic_axis_only_where_it_helps():
-    def scale(values, unit="dimensionless"):
+    def scale(values, log=True):
         figure = style.Figure()
         axes = figure.subplots()
         history = [{"epoch": e, "nc/train/x": value} for e, value in enumerate(values)]
-        style.plot_metric(axes, history, ["nc/train/x"], "x", unit)
+        style.plot_metric(axes, history, ["nc/train/x"], "x", "dimensionless", log)
         return axes.get_yscale()
 
     assert scale([1.0, 0.1, 0.01]) == "log"
     assert scale([1.0, 0.9]) == "linear"
     assert scale([1.0, 0.0]) == "linear"
     assert scale([1.0, float("nan"), 0.01]) == "log"
-    assert scale([1.0, 0.01], "share of samples") == "linear"
+    assert scale([1.0, 0.01], log=False) == "linear"

@@ -1,0 +1,94 @@
+"""A figure of each metric, as its row in the registry says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from nc_callbacks.figures.style import Record, keys_of, named, numbers, plot_metric, plot_per_class, save_all, stacked
+from nc_callbacks.metrics import LogKey, Metric, metric_of
+
+
+def number_figures(history: Sequence[Record], prefix: str = "nc") -> dict[str, Figure]:
+    """Each number over epochs, a line a split, layer and loader, by its name."""
+    figures = {}
+    for name, keys in numbers(history, prefix).items():
+        metric = metric_of(name)
+        figures[name] = figure = Figure(figsize=(5.2, 3.4), layout="constrained")
+        plot_metric(figure.subplots(), history, keys, metric.title, metric.unit, metric.log)
+    return figures
+
+
+def vector_figures(history: Sequence[Record], prefix: str = "nc") -> dict[str, Figure]:
+    """Each vector with an entry a class over epochs, a figure a split, layer and loader."""
+    figures = {}
+    for key in _shown(history, "class", prefix):
+        metric = metric_of(key.name)
+        figures[named(key.name, key)] = figure = Figure(figsize=(5.2, 3.4), layout="constrained")
+        epochs, values = stacked(history, key)
+        plot_per_class(figure.subplots(), epochs, values, f"{metric.title}, {key.title}", metric.unit)
+    return figures
+
+
+def matrix_figures(latest: Record, prefix: str = "nc") -> dict[str, Figure]:
+    """Each matrix of pairs of classes at the last look."""
+    figures = {}
+    for key in _shown([latest], "class × class", prefix):
+        figures[named(key.name, key)] = figure = Figure(figsize=(5.4, 4.6), layout="constrained")
+        plot_pairs(figure.subplots(), latest[str(key)], metric_of(key.name), key.title)
+    return figures
+
+
+def plot_pairs(axes: Axes, matrix: Tensor, metric: Metric, where: str = "") -> None:
+    """Heat map of a value a pair of classes, with numbers up to twelve classes.
+
+    Args:
+        axes: Where to draw.
+        matrix: (k, k).
+        metric: Its row, for title, unit and range.
+        where: Of what, for the title.
+    """
+    values = np.asarray(matrix)
+    k = len(values)
+    largest = metric.range[1] if np.isfinite(metric.range[1]) else np.nanmax(np.abs(values), initial=1e-12)
+    image = axes.imshow(values, cmap="RdBu_r", vmin=-largest, vmax=largest)
+    ideal = metric.value_at_collapse(k, 0)
+    at_collapse = "" if ideal is None else f", at collapse {ideal:.3g} off the diagonal"
+    axes.set_title(f"{metric.title}{at_collapse}" + (f"\n{where}" if where else ""), fontsize=10)
+    axes.set_xlabel("class")
+    axes.set_ylabel("class")
+    if k <= 12:
+        axes.set_xticks(range(k))
+        axes.set_yticks(range(k))
+        for (row, column), value in np.ndenumerate(values):
+            colour = "white" if abs(value) > 0.6 * largest else "black"
+            axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=6, color=colour)
+    axes.figure.colorbar(image, ax=axes, shrink=0.8, label=metric.unit)
+
+
+def save_metric_figures(history: Sequence[Record], latest: Record, folder: Path, prefix: str = "nc") -> list[Path]:
+    """Save a figure of each number and each per-class vector over epochs, and of each matrix at the last look.
+
+    Args:
+        history: A callback's history.
+        latest: Its last look, with matrices.
+        folder: An existing folder.
+        prefix: First part of the log keys.
+
+    Returns:
+        The files written.
+    """
+    figures = number_figures(history, prefix) | vector_figures(history, prefix) | matrix_figures(latest, prefix)
+    return save_all(figures, folder)
+
+
+def _shown(records: Sequence[Record], axis: str, prefix: str) -> list[LogKey]:
+    """Keys of the metrics along an axis that have a panel."""
+    names = dict.fromkeys(LogKey.parse(text).name for record in records for text in record)
+    metrics = [metric for metric in map(metric_of, names) if metric.axis == axis and metric.panel]
+    return [key for metric in metrics for key in keys_of(records, metric.name, prefix)]
