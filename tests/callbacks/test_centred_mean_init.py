@@ -1,10 +1,5 @@
 """The callback that starts a model's own classifier at the centred class means."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import lightning as L
 import numpy as np
 import pytest
@@ -17,8 +12,6 @@ from torch.utils.data import DataLoader, TensorDataset
 from nc_callbacks import CentredMeanInit
 from tests.callbacks.common import Classifier, K, loader, samples, trainer
 from tests.transfer.test_head import expected_weight
-
-ROOT = Path(__file__).parents[2]
 
 
 class Recorded(Classifier):
@@ -320,17 +313,3 @@ class TestBadInputs:
         data = DataLoader(TensorDataset(samples()[0]), batch_size=8)
         with pytest.raises(ValueError, match="Expected batches that start with"):
             trainer(CentredMeanInit(head="head")).fit(Classifier(), data)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("processes", [2, 3])
-def test_ranks_start_alike(processes, tmp_path):
-    file = tmp_path / "start.pt"
-    command = [sys.executable, "-m", "tests.callbacks.init_script", str(processes), str(file)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
-    assert run.returncode == 0, run.stderr[-3000:]
-    weights = torch.load(file, weights_only=True)
-    assert len(weights) == processes
-    assert all(torch.equal(weight, weights[0]) for weight in weights)
-    np.testing.assert_allclose(weights[0].cpu(), start_of(Classifier()), rtol=1e-4, atol=1e-5)

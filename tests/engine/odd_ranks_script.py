@@ -1,18 +1,13 @@
-"""Two gloo processes, of which the second meets trouble of another kind in each look; uneven streams.
+"""Two gloo processes, of which the second meets trouble of another kind in each look; uneven streams."""
 
-`python -m tests.engine.odd_ranks_script ddp|stream|fully_shard FOLDER`
-"""
-
-import sys
 import warnings
 from collections.abc import Iterator
-from datetime import timedelta
-from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
 import torch.distributed as dist
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from nc_callbacks import ClassStatistics, NeuralCollapse
@@ -119,8 +114,8 @@ def fail_in(owner: type, method: str, trouble: str, error: Exception) -> None:
 class Keep(L.Callback):
     """Keeps what each rank ended with."""
 
-    def __init__(self, folder: str, callback: NeuralCollapse) -> None:
-        self.folder, self.callback = folder, callback
+    def __init__(self, callback: NeuralCollapse) -> None:
+        self.callback = callback
         self.warnings: list[str] = []
         self.counts: list[dict] = []
 
@@ -136,29 +131,23 @@ class Keep(L.Callback):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._note()
-        epochs = [record["epoch"] for record in self.callback.history]
-        found = {"epochs": epochs, "warnings": self.warnings, "counts": self.counts}
-        torch.save(found, Path(self.folder, f"{trainer.global_rank}.pt"))
 
     def _note(self) -> None:
         latest = self.callback.latest
         self.counts.append({key: value.tolist() for key, value in latest.items() if key.endswith("/counts")})
 
 
-def main(kind: str, folder: str) -> None:
+def fit(kind: str, folder: str) -> dict[str, Any]:
+    """Epochs of the looks, warnings, and counts by epoch, of this rank; kinds are ddp, stream and fully_shard."""
     one_sample = DataLoader(TensorDataset(*data(5).dataset[:1]), 4)
     callback = Watched(splits=["train", "val"], batch_fn=batch_fn, forward_fn=forward_fn, ood_loader=one_sample)
-    short = timedelta(seconds=60)
-    strategy = (
-        ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1, timeout=short)
-        if kind == "fully_shard"
-        else DDPStrategy(timeout=short)
-    )
-    fit = trainer(
+    sharded = kind == "fully_shard"
+    keep = Keep(callback)
+    run = trainer(
         Trouble(),
-        Keep(folder, callback),
+        keep,
         callback,
-        strategy=strategy,
+        strategy=ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1) if sharded else "ddp",
         devices=2,
         max_epochs=len(TROUBLES),
         num_sanity_val_steps=0,
@@ -166,9 +155,7 @@ def main(kind: str, folder: str) -> None:
     )
     train = DataLoader(Stream(0, 48, 48), 8) if kind == "stream" else DataLoader(Images(), 8, shuffle=True)
     # Validation leaves the sharded model's ranks out of step where they have different numbers of batches.
-    val = Stream(1, 40, 40 if kind == "fully_shard" else 104)
-    fit.fit(Sharded() if kind == "fully_shard" else Still(), train, DataLoader(val, 16))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+    val = Stream(1, 40, 40 if sharded else 104)
+    run.fit(Sharded() if sharded else Still(), train, DataLoader(val, 16))
+    epochs = [record["epoch"] for record in callback.history]
+    return {"epochs": epochs, "warnings": keep.warnings, "counts": keep.counts}

@@ -1,10 +1,11 @@
-"""Fit on several gloo processes with a learning rate of 0, and save what the callbacks found.
+"""Fit on several gloo processes with a learning rate of 0: what the callbacks found, the same on any number of them.
 
 `python -m tests.engine.ranks_script STRATEGY PROCESSES MODE FEATURE_CACHE FILE`
 """
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -13,6 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from nc_callbacks import FeatureSpectrum, NeuralCollapse, QuasiInterpolation, WeightMeanAlignment
+from nc_callbacks.callbacks.base import CollapseCallback
 from tests.callbacks.common import Classifier, samples, trainer
 
 COUNTS = (520, 330, 120, 29, 4)  # 1,003 samples in batches of 32: among 2, 3 and 4 ranks some have a surplus batch
@@ -67,18 +69,8 @@ class Split(Still):
             parallelize_module(self, self.device_mesh["tensor_parallel"], plan)
 
 
-class Keep(L.Callback):
-    """Saves what the callbacks found, from the first rank."""
-
-    def __init__(self, file: str, callbacks: list) -> None:
-        self.file, self.callbacks = file, callbacks
-
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.is_global_zero:
-            torch.save([callback.latest for callback in self.callbacks], self.file)
-
-
-def main(strategy: str, processes: int, mode: str, feature_cache: str, file: str) -> None:
+def fit(strategy: str, processes: int, mode: str, feature_cache: str, folder: str, *others: L.Callback) -> list:
+    """The callbacks after the fit."""
     settings = {"splits": ["train", "val"], "feature_cache": feature_cache, "mode": mode}
     tables = {} if mode == "online" else {"samples": [0, 7, 80]}
     callbacks: list = [
@@ -87,8 +79,6 @@ def main(strategy: str, processes: int, mode: str, feature_cache: str, file: str
         QuasiInterpolation(outputs="softmax", **tables, **settings),
         FeatureSpectrum(**settings),
     ]
-    # The processes are spawned: what they found comes back through a file.
-    callbacks.append(Keep(file, list(callbacks)))
     model, precision, how = Still(), "32-true", strategy
     if strategy == "float64":
         precision, how = "64-true", "auto"
@@ -96,8 +86,30 @@ def main(strategy: str, processes: int, mode: str, feature_cache: str, file: str
         model, how = Sharded(), ModelParallelStrategy(data_parallel_size=processes, tensor_parallel_size=1)
     elif strategy == "tensor_parallel":
         model, how = Split(), ModelParallelStrategy(data_parallel_size=1, tensor_parallel_size=processes)
-    fit = trainer(*callbacks, devices=processes, strategy=how, precision=precision, default_root_dir=Path(file).parent)
-    fit.fit(model, data(0, shuffle=True), data(1))
+    run = trainer(*callbacks, *others, devices=processes, strategy=how, precision=precision, default_root_dir=folder)
+    run.fit(model, data(0, shuffle=True), data(1))
+    return callbacks
+
+
+def latest(*arguments: Any) -> list[dict[str, Any]]:
+    """What each callback found last."""
+    return [callback.latest for callback in fit(*arguments)]
+
+
+class Keep(L.Callback):
+    """Saves what the callbacks found, from the first rank: it may be a process of its own."""
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.is_global_zero:
+            found = [callback.latest for callback in trainer.callbacks if isinstance(callback, CollapseCallback)]
+            torch.save(found, self.file)
+
+
+def main(strategy: str, processes: int, mode: str, feature_cache: str, file: str) -> None:
+    fit(strategy, processes, mode, feature_cache, str(Path(file).parent), Keep(file))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,6 @@
 """Training does not notice: weights, optimiser state, batches and random numbers are bit-identical with and without."""
 
-import os
 import random
-import subprocess
-import sys
-from pathlib import Path
 
 import lightning as L
 import numpy as np
@@ -15,8 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from nc_callbacks import FeatureSpectrum, NeuralCollapse, QuasiInterpolation, WeightMeanAlignment
 from tests.callbacks.common import Classifier, loader, samples, trainer
-
-ROOT = Path(__file__).parents[2]
+from tests.processes import on_ranks
 
 
 def all_callbacks():
@@ -159,23 +154,22 @@ def test_bit_identical_after_resuming(tmp_path):
     assert all(len(callback.history) == 3 for callback in callbacks)
 
 
-@pytest.mark.slow
+def train(watched, folder):
+    """Weights, optimiser, batches and the next random numbers of this rank."""
+    L.seed_everything(1, verbose=False)
+    model = Recording()
+    fit = trainer(
+        *(all_callbacks() if watched else []), devices=2, strategy="ddp", max_epochs=2, default_root_dir=folder
+    )
+    fit.fit(model, loader(0), loader(1))
+    optimiser = fit.optimizers[0].state_dict()["state"]
+    found = {"weights": model.state_dict(), "optimiser": optimiser, "batches": model.seen}
+    return found | {"next": torch.rand(3)}
+
+
 def test_bit_identical_on_two_processes(tmp_path):
-    found = {}
-    for what in ("plain", "watched"):
-        folder = tmp_path / what
-        folder.mkdir()
-        process = subprocess.run(
-            [sys.executable, "-m", "tests.engine.invisible_script", what, str(folder)],
-            cwd=ROOT,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            timeout=600,
-        )
-        assert process.returncode == 0, process.stderr[-3000:]
-        found[what] = [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
-    for plain, watched in zip(found["plain"], found["watched"], strict=True):
+    plains, watcheds = (on_ranks(train, 2, watched, str(tmp_path)) for watched in (False, True))
+    for plain, watched in zip(plains, watcheds, strict=True):
         assert len(plain["batches"]) == len(watched["batches"]) > 0
         assert all(torch.equal(a, b) for a, b in zip(plain["batches"], watched["batches"], strict=True))
         assert all(torch.equal(value, watched["weights"][name]) for name, value in plain["weights"].items())

@@ -1,6 +1,5 @@
 """Two, three and four gloo processes find what one finds in float64, also where weights are sharded."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,8 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.engine.odd_ranks_script import TROUBLES
-from tests.engine.ranks_script import COUNTS, data
+from tests.engine.alone_script import fit_on_the_first
+from tests.engine.odd_ranks_script import TROUBLES, fit
+from tests.engine.ranks_script import COUNTS, data, latest
+from tests.processes import on_ranks
 
 ROOT = Path(__file__).parents[2]
 
@@ -17,26 +18,21 @@ OLD_TORCH = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 7)
 FULLY_SHARD = pytest.mark.skipif(OLD_TORCH, reason="fully_shard asks for a GPU's streams in torch 2.6")
 
 
-def run_script(name, *arguments):
-    run = subprocess.run(
-        [sys.executable, "-m", f"tests.callbacks.{name}", *map(str, arguments)],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
-
-
-def found(strategy, processes, mode, feature_cache, folder):
-    run_script("ranks_script", strategy, processes, mode, feature_cache, folder / "found.pt")
-    return torch.load(folder / "found.pt", weights_only=True)
-
-
 @pytest.fixture(scope="module")
 def one(tmp_path_factory):
-    return found("float64", 1, "epoch_end", "512MiB", tmp_path_factory.mktemp("one"))
+    return latest("float64", 1, "epoch_end", "512MiB", tmp_path_factory.mktemp("one"))
+
+
+def assert_equal(one, found, online=False):
+    for single, several in zip(one, found, strict=True):
+        assert single.keys() - several.keys() <= ({"nc/train/sqi_samples"} if online else set())
+        for key, value in several.items():
+            if key == "step":
+                continue
+            value, expected = (torch.as_tensor(v, dtype=torch.float64) for v in (value, single[key]))
+            torch.testing.assert_close(
+                value, expected, equal_nan=True, rtol=1e-5, atol=1e-7, msg=lambda m, key=key: f"{key}: {m}"
+            )
 
 
 @pytest.mark.parametrize("processes", [2, 3, 4])
@@ -47,39 +43,37 @@ def test_one_class_is_on_one_rank_only(processes):
     assert rare == [4] + [0] * (processes - 1)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("strategy", "processes", "mode", "feature_cache"),
     [
         ("ddp", 2, "epoch_end", "512MiB"),
-        ("ddp_spawn", 3, "epoch_end", "0"),
-        ("ddp_spawn", 4, "epoch_end", "512MiB"),
-        ("ddp_spawn", 3, "online", "512MiB"),
+        ("ddp", 3, "epoch_end", "0"),
+        ("ddp", 4, "epoch_end", "512MiB"),
+        ("ddp", 3, "online", "512MiB"),
         pytest.param("fully_shard", 2, "epoch_end", "512MiB", marks=FULLY_SHARD),
         ("tensor_parallel", 2, "epoch_end", "512MiB"),
     ],
 )
 def test_ranks_find_what_one_process_finds_in_float64(one, strategy, processes, mode, feature_cache, tmp_path):
-    for single, several in zip(one, found(strategy, processes, mode, feature_cache, tmp_path), strict=True):
-        assert single.keys() - several.keys() <= ({"nc/train/sqi_samples"} if mode == "online" else set())
-        for key, value in several.items():
-            if key == "step":
-                continue
-            value, expected = (torch.as_tensor(v, dtype=torch.float64) for v in (value, single[key]))
-            torch.testing.assert_close(
-                value, expected, equal_nan=True, rtol=1e-5, atol=1e-7, msg=lambda m, key=key: f"{key}: {m}"
-            )
+    for found in on_ranks(latest, processes, strategy, processes, mode, feature_cache, tmp_path):
+        assert_equal(one, found, mode == "online")
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "ddp_spawn"])
+def test_ranks_that_lightning_starts(one, strategy, tmp_path):
+    command = [sys.executable, "-m", "tests.engine.ranks_script", strategy, "2", "epoch_end", "512MiB"]
+    run = subprocess.run([*command, tmp_path / "found.pt"], cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert_equal(one, torch.load(tmp_path / "found.pt", weights_only=True))
+
+
 @pytest.mark.parametrize("kind", ["ddp", "stream", pytest.param("fully_shard", marks=FULLY_SHARD)])
 def test_what_fails_on_one_rank_fails_on_all_and_ends_no_training(kind, tmp_path):
-    run_script("odd_ranks_script", kind, tmp_path)
     looked = [TROUBLES.index(trouble) for trouble in ("measure", "memory", "no targets", "none")]
     train, val = data(0).dataset.tensors[1][:96], data(1).dataset.tensors[1][: 80 if kind == "fully_shard" else 144]
     of_first = train[:48] if kind == "stream" else train[::2]
-    for rank in range(2):
-        kept = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+    for rank, kept in enumerate(on_ranks(fit, 2, kind, str(tmp_path))):
         assert kept["epochs"] == looked
         assert not kept["counts"][TROUBLES.index("measure") + 1]
         for trouble, targets, val_targets in (
@@ -95,10 +89,8 @@ def test_what_fails_on_one_rank_fails_on_all_and_ends_no_training(kind, tmp_path
         assert ("OSError: the disk is gone" if rank == 1 else "it failed on another rank") in told[0]
 
 
-@pytest.mark.slow
-def test_a_trainer_of_one_process_among_several(tmp_path):
+def test_a_trainer_of_one_process_among_several():
     """As after a fit on several, where the first tests alone."""
-    run_script("alone_script", tmp_path)
-    alone = torch.load(tmp_path / "alone.pt", weights_only=True)
+    alone, _ = on_ranks(fit_on_the_first, 2, as_torchrun=False)
     assert alone["counts"] == torch.bincount(data(0).dataset.tensors[1]).tolist()
     assert alone["keys"] > 10

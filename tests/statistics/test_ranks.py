@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
 
 from nc_callbacks.statistics import ClassStatistics, OutputErrors, SoftmaxStatistics
 from tests import reference, reference_more
+from tests.processes import on_ranks
 from tests.statistics.common import COVARIANCES, RTOL, assert_gathered, assert_moments, dataset, some_outputs
 
 SHARDS = ["unequal", "float64", "empty", "given_shift", "inference_mode", "autocast"]
@@ -39,12 +37,8 @@ def outputs_for(y: Tensor) -> Tensor:
     return some_outputs(4, softmax=False, n=len(y))[0]
 
 
-def compute_on_one_rank(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    # A mismatch of collectives shall fail rather than wait for half an hour.
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2, timeout=timedelta(minutes=1)
-    )
+def compute_on_one_rank() -> dict[Any, Any]:
+    rank = dist.get_rank()
     results: dict[Any, Any] = {}
     sent: list[int] = []
     reduce = dist.all_reduce
@@ -84,18 +78,13 @@ def compute_on_one_rank(rank: int, folder: str) -> None:
         alone.update(x, y)
     results["precision"] = [precise.compute().precision, alone.compute().precision]
     results["own precision"] = float(precise.precision)
-    dist.destroy_process_group()
-    torch.save(results, Path(folder) / f"{rank}.pt")
+    return results
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[Any, Any]]:
+def ranks() -> list[dict[Any, Any]]:
     """What either of two processes computed from its shard of the samples."""
-    folder = tmp_path_factory.mktemp("ranks")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        mp.spawn(compute_on_one_rank, args=(str(folder),), nprocs=2)
-    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
+    return on_ranks(compute_on_one_rank, 2)
 
 
 @pytest.mark.parametrize("step", ["now", "later"])

@@ -1,12 +1,7 @@
-"""A head, a scale and a ranking on one gloo process of several; each saves what it found."""
-
-import sys
-from datetime import timedelta
-from pathlib import Path
+"""A head, a scale and a ranking, fitted by one process or by several."""
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -44,15 +39,3 @@ def find() -> dict[str, object]:
         "streamed": streamed.weight,
         "scores": torch.tensor([(score.cm_accuracy, score.nc1, score.mu_ratio) for score in scores]),
     }
-
-
-def run(rank: int, processes: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    store = f"file://{folder}/store"
-    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=processes, timeout=timedelta(minutes=1))
-    torch.save(find(), Path(folder) / f"{rank}.pt")
-    dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    mp.spawn(run, (int(sys.argv[1]), sys.argv[2]), nprocs=int(sys.argv[1]))
