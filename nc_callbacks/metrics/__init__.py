@@ -7,7 +7,6 @@ from nc_callbacks.metrics import alignment, collapse, interpolation, spectrum
 from nc_callbacks.metrics.keys import SPLITS, LogKey
 from nc_callbacks.metrics.registry import (
     METRICS,
-    SHARE,
     Axis,
     Metric,
     Panel,
@@ -20,7 +19,6 @@ from nc_callbacks.metrics.registry import (
 
 __all__ = [
     "METRICS",
-    "SHARE",
     "SPLITS",
     "Axis",
     "LogKey",
@@ -33,7 +31,6 @@ __all__ = [
     "vector_panels",
 ]
 
-_TEXTS = collapse.TEXTS | alignment.TEXTS | interpolation.TEXTS | spectrum.TEXTS
-
-for _row in (*collapse.ROWS, *alignment.ROWS, *collapse.VECTORS, *interpolation.ROWS, *spectrum.ROWS):
-    register(_row, _TEXTS[_row.section])
+for _room in (collapse, alignment, interpolation, spectrum):
+    for _row in _room.ROWS:
+        register(_row, _room.TEXTS[_row.section])

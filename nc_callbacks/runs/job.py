@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import json
 import logging
+import math
 import shutil
 import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -18,13 +19,14 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from nc_callbacks.files import write_whole
-from nc_callbacks.runs.folder import ERROR_FILE, SUMMARY_FILE, is_finished
 from nc_callbacks.runs.loggers import finish_wandb
 from nc_callbacks.runs.processes import ProcessError, processes_to_start, run_processes, started_by_torchrun
-from nc_callbacks.runs.summary import write_summary
+from nc_callbacks.runs.start import Start, start_of
+from nc_callbacks.runs.summary import SUMMARY_FILE, write_summary
 
-Task = Callable[[DictConfig], None]
+ERROR_FILE = "error.json"
+
+Task = Callable[[DictConfig], Any]
 
 log = logging.getLogger(__name__)
 
@@ -36,32 +38,34 @@ def job(task: Task) -> Task:
     the others go on, and one that had finished is skipped with ``resume=true``; one that had not starts again, in an
     emptied folder.
 
+    The job returns what the function returns or, where ``config.optimized_metric`` names a log key, its final value,
+    for Hydra's sweepers; NaN where the job failed.
+
     Args:
-        task: From the job's configuration, which has ``trainer``, ``data`` and ``resume``.
+        task: From the job's configuration, which has ``trainer``, ``data`` and ``resume``. It is a function at the top
+            of a script or a module, or several processes cannot find it.
     """
+    # Here, where the user has started: in the processes of a launcher the function is no longer where it was defined.
+    start = start_of(task)
 
     @functools.wraps(task)
-    def run(config: DictConfig) -> None:
+    def run(config: DictConfig) -> Any:
         hydra = HydraConfig.get()
         folder = Path(hydra.runtime.output_dir)
         if hydra.mode != RunMode.MULTIRUN:
-            _run(task, config, folder)
-            return
+            return _run(task, start, config, folder)
         if config.resume:
             if is_finished(folder):
                 log.info("Finished before, and skipped: %s", folder)
-                return
+                return _objective(config, folder)
             _empty(folder)
-        start = time.perf_counter()
         try:
-            _run(task, config, folder)
-            if not (folder / SUMMARY_FILE).is_file():
-                # Not every experiment trains one model.
-                write_summary(folder, {}, 0, time.perf_counter() - start)
+            return _run(task, start, config, folder)
         except ProcessError as error:
             _fail(folder, str(error), error.traceback)
         except Exception as error:
             _fail(folder, f"{type(error).__name__}: {error}", traceback.format_exc())
+        return math.nan if config.get("optimized_metric") else None
 
     return run
 
@@ -82,28 +86,51 @@ def config_problem(config: DictConfig) -> str | None:
     return None
 
 
-def _run(task: Task, config: DictConfig, folder: Path) -> None:
+def is_finished(folder: Path) -> bool:
+    """Whether a run went to its end in the folder."""
+    return (folder / SUMMARY_FILE).is_file() and not (folder / ERROR_FILE).is_file()
+
+
+def _run(task: Task, start: Start | None, config: DictConfig, folder: Path) -> Any:
     if problem := config_problem(config):
         raise ValueError(problem)
-    failed = True
+    failed, returned, began = True, None, time.perf_counter()
     try:
         if processes := processes_to_start(config.trainer):
+            if start is None:
+                raise ValueError(
+                    f"The trainer wants {processes} processes, and they cannot find the main function: expected one at "
+                    "the top of a script or a module, got one of an interactive session or within another function."
+                )
             # A download is for one process.
             instantiate(config.data).setup()
-            script = Path(HydraConfig.get().runtime.cwd, inspect.getfile(inspect.unwrap(task)))
-            run_processes(config, processes, script, folder)
+            run_processes(config, processes, start, folder, HydraConfig.get().job.name)
         elif started_by_torchrun():
-            record(task)(config)
+            returned = record(task)(config)
         else:
-            task(config)
+            returned = task(config)
         failed = False
     finally:
         finish_wandb(failed)
+    if HydraConfig.get().mode == RunMode.MULTIRUN and not (folder / SUMMARY_FILE).is_file():
+        # Not every experiment trains one model.
+        write_summary(folder, {}, 0, time.perf_counter() - began)
+    return returned if started_by_torchrun() or not config.get("optimized_metric") else _objective(config, folder)
+
+
+def _objective(config: DictConfig, folder: Path) -> float | None:
+    """Final value of the log key that a sweeper optimises, if there is one."""
+    if not (key := config.get("optimized_metric")):
+        return None
+    metrics = json.loads((folder / SUMMARY_FILE).read_text())["metrics"]
+    if key not in metrics:
+        raise ValueError(f"optimized_metric must be one of the final log keys {', '.join(metrics)}; got {key!r}.")
+    return math.nan if metrics[key] is None else metrics[key]
 
 
 def _fail(folder: Path, error: str, trace: str) -> None:
     log.error("This run failed, and the sweep goes on. %s\n%s", error, trace)
-    write_whole(folder / ERROR_FILE, json.dumps({"error": error, "traceback": trace}, indent=2) + "\n")
+    (folder / ERROR_FILE).write_text(json.dumps({"error": error, "traceback": trace}, indent=2) + "\n")
 
 
 def _empty(folder: Path) -> None:

@@ -26,6 +26,8 @@ from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from torch.distributed.rendezvous import rendezvous
 
+from nc_callbacks.runs.start import CONFIG_NAME, Start
+
 FOLDER_KEY = "nc_callbacks/folder"
 
 
@@ -77,7 +79,7 @@ def processes_to_start(trainer: DictConfig) -> int:
     return 0 if are_started else made.num_devices
 
 
-def run_processes(config: DictConfig, processes: int, script: str | Path, folder: str | Path) -> None:
+def run_processes(config: DictConfig, processes: int, start: Start, folder: str | Path, name: str) -> None:
     """Run a job under torchrun, and come back when all its processes have ended.
 
     Each process gets the job's configuration as composed and resolved here. Hydra's own files and the job's log are
@@ -86,25 +88,25 @@ def run_processes(config: DictConfig, processes: int, script: str | Path, folder
     Args:
         config: The job's configuration.
         processes: How many.
-        script: The training script.
+        start: The job's main function.
         folder: The job's folder.
+        name: Hydra's name of the job.
 
     Raises:
         ProcessError: One of the processes has failed; torchrun has then ended the others.
     """
     content = {
         "defaults": ["_self_", {"override hydra/job_logging": "stdout"}],
-        "hydra": {"run": {"dir": str(folder)}, "output_subdir": None, "mode": "RUN"},
+        "hydra": {"run": {"dir": str(folder)}, "output_subdir": None, "mode": "RUN", "job": {"name": name}},
         **cast(dict[str, Any], OmegaConf.to_container(config, resolve=True)),
     }
     with tempfile.TemporaryDirectory() as scratch:
-        OmegaConf.save(content, Path(scratch, "config.yaml"))
+        OmegaConf.save(content, Path(scratch, f"{CONFIG_NAME}.yaml"))
         error_file = Path(scratch, "error.json")
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
         threads = str(max(1, (os.cpu_count() or 1) // processes))
         environment = {"OMP_NUM_THREADS": threads} | os.environ | {"TORCHELASTIC_ERROR_FILE": str(error_file)}
-        command = [*torchrun, str(script), f"--config-path={scratch}", "--config-name=config"]
-        if _ended(command, environment):
+        if _ended([*torchrun, *start.command(Path(scratch))], environment):
             raise _first_error(error_file)
 
 

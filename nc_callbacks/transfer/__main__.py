@@ -1,63 +1,26 @@
-"""``python -m nc_callbacks.transfer rank --backbones A,B,C --data DATA``: prints a ranking and writes it as CSV."""
+"""``python -m nc_callbacks.transfer rank ...``: the command of `nc_callbacks.experiments.rank`."""
 
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, fields
-
-import torch
-
-from nc_callbacks.transfer.ranking import SourceScore, rank_sources
-
-HELP = """Rank backbones for a target without training, by the accuracy of centred class means: one pass each.
-A backbone is torchvision:NETWORK (pretrained; torchvision:NETWORK:random for random weights), a run folder of train.py
-or a checkpoint in one, or package.module:function that returns a module from images to features."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Returns:
-        Exit status: 1 where no backbone could be ranked.
+        Its exit status.
     """
     parser = argparse.ArgumentParser(prog="python -m nc_callbacks.transfer")
-    rank = parser.add_subparsers(required=True, metavar="rank").add_parser("rank", description=HELP)
-    rank.add_argument("--backbones", required=True, help="names, separated by commas")
-    rank.add_argument("--data", required=True, help="digits, fashion_mnist, … or a folder with a subfolder a class")
-    rank.add_argument("--root", default="data", help="where a named data set lies (default: data)")
-    rank.add_argument("--batch-size", type=int, default=128)
-    rank.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    rank.add_argument("--csv", default="ranking.csv", help="file to write (default: ranking.csv)")
+    parser.add_argument("command", choices=["rank"], help="rank backbones for a target without training")
+    parser.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="see rank --help")
     given = parser.parse_args(arguments)
-    try:
-        from nc_callbacks.experiments.sources import source, target_loaders
 
-        loader, test_loader, num_classes = target_loaders(given.data, given.root, given.batch_size)
-    except (FileNotFoundError, ModuleNotFoundError) as error:
-        hint = " Install the extra: pip install 'nc-callbacks[experiments]'." * isinstance(error, ModuleNotFoundError)
-        parser.exit(2, f"{error}{hint}\n")
-    backbones = {name: source(name, given.device) for name in given.backbones.split(",")}
-    scores = rank_sources(backbones, loader, num_classes, test_loader)
-    with open(given.csv, "w", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(SourceScore)])
-        writer.writeheader()
-        writer.writerows(map(asdict, scores))
-    print(table(scores))
-    print(f"Written to {given.csv}")
-    return int(all(score.error for score in scores))
+    from nc_callbacks.experiments import rank
 
-
-def table(scores: Sequence[SourceScore]) -> str:
-    """The ranking as text, a line a backbone."""
-    width = max(len("backbone"), *(len(score.name) for score in scores))
-    lines = [f"{'backbone':<{width}}  cm_accuracy       nc1  mu_ratio  seconds"]
-    for score in scores:
-        numbers = f"{score.cm_accuracy:11.4f}  {score.nc1:8.3g}  {score.mu_ratio:8.3f}  {score.seconds:7.1f}"
-        lines.append(f"{score.name:<{width}}  {score.error.splitlines()[0] if score.error else numbers}")
-    return "\n".join(lines)
+    return rank.main(given.rest)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ def main(config):
     rank = os.environ["RANK"]
     folder = HydraConfig.get().runtime.output_dir
     note = {"config": OmegaConf.to_container(config), "folder": folder, "pid": os.getpid()}
+    note["name"] = HydraConfig.get().job.name
     part = Path(folder, f"{rank}.part")
     part.write_text(json.dumps(note | {"world_size": os.environ["WORLD_SIZE"]}))
     part.rename(Path(folder, f"{rank}.json"))

@@ -12,8 +12,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from nc_callbacks.runs.processes import ProcessError, processes_to_start, run_processes
+from nc_callbacks.runs.start import Start
 
-SCRIPT = Path(__file__).with_name("rank_script.py")
+START = Start(script=str(Path(__file__).with_name("rank_script.py")))
 VARIABLES = ("LOCAL_RANK", "NODE_RANK", "RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "SLURM_NTASKS")
 
 
@@ -88,12 +89,12 @@ def is_alive(pid):
 def test_each_process_gets_the_composed_configuration_and_the_folder(tmp_path):
     folder = tmp_path / "a=b, c"
     folder.mkdir()
-    run_processes(config("end"), 2, SCRIPT, folder)
+    run_processes(config("end"), 2, START, folder, "mine")
     given = notes(folder)
     assert set(given) == {"0", "1"}
     for note in given.values():
         assert note["folder"] == str(folder)
-        assert note["world_size"] == "2"
+        assert (note["world_size"], note["name"]) == ("2", "mine")
         assert note["config"] == OmegaConf.to_container(config("end"), resolve=True)
     # Neither Hydra's files nor a log.
     assert {path.name for path in folder.iterdir()} == {"0.json", "1.json"}
@@ -107,7 +108,7 @@ def test_each_process_gets_the_composed_configuration_and_the_folder(tmp_path):
 )
 def test_when_one_process_fails_the_others_end(do, error, trace, tmp_path):
     with pytest.raises(ProcessError, match=error) as caught:
-        run_processes(config(do), 2, SCRIPT, tmp_path)
+        run_processes(config(do), 2, START, tmp_path, "mine")
     assert trace in caught.value.traceback
     assert [is_alive(note["pid"]) for note in notes(tmp_path).values()] == [False, False]
 
@@ -120,7 +121,8 @@ def test_processes_end_with_the_one_that_started_them(number, tmp_path):
         # A shell's background jobs ignore SIGINT, and so would what is started from them.
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from omegaconf import OmegaConf; from nc_callbacks.runs.processes import run_processes\n"
-        f"run_processes(OmegaConf.load('{tmp_path}/given.yaml'), 2, '{SCRIPT}', '{tmp_path}')"
+        "from nc_callbacks.runs.start import Start\n"
+        f"run_processes(OmegaConf.load('{tmp_path}/given.yaml'), 2, {START!r}, '{tmp_path}', 'mine')"
     )
     parent = subprocess.Popen([sys.executable, "-c", code])
     deadline = time.monotonic() + 120
