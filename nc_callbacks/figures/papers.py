@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from nc_callbacks.figures.spectrum import plot_spectra
 from nc_callbacks.figures.style import LINES, label_axes, plot_per_class
 from nc_callbacks.figures.transfer import plot_accuracies, plot_steps
+from nc_callbacks.metrics import METRICS, LogKey
 
 DATA_NAMES = {
     "digits": "digits",
@@ -29,7 +30,7 @@ def near_optimality_grid(runs: Sequence[Any]) -> Figure:
     """‖m_c‖², m_cᵀm_c' and σ²₁, σ²₂ of each class at the last look, a row a run (Seddik & Tamaazousti, Fig. 1).
 
     Args:
-        runs: What `nc_callbacks.runs.folder.read` gives; those with ``mu1_per_class`` and its companions.
+        runs: Runs as `nc_callbacks.runs.folder.read` gives them; those with ``mu1_per_class`` and its companions.
     """
     figure = Figure(figsize=(9, 3 * len(runs)), layout="constrained")
     panels = (
@@ -39,7 +40,7 @@ def near_optimality_grid(runs: Sequence[Any]) -> Figure:
     for row, run in zip(figure.subplots(len(runs), 2, squeeze=False), runs, strict=True):
         for axes, (title, names) in zip(row, panels, strict=True):
             for (name, label), line, marker in zip(names, LINES, "ov", strict=False):
-                values = run.looks[f"nc/train/{name}_per_class"].values[-1]
+                values = run.looks[_key(f"{name}_per_class")].values[-1]
                 axes.plot(values, marker, color=line["color"], label=f"{label}, mean {np.nanmean(values):.3g}")
                 axes.axhline(np.nanmean(values), color=line["color"], ls=line["linestyle"], lw=1)
             low, high = axes.get_ylim()
@@ -56,7 +57,7 @@ def cosine_and_accuracy_grid(runs: Sequence[Any]) -> Figure:
     Two rows an activation. Accuracies of the training split are solid, of the validation split dashed.
 
     Args:
-        runs: What `nc_callbacks.runs.folder.read` gives.
+        runs: Runs as `nc_callbacks.runs.folder.read` gives them.
     """
     sets = list(dict.fromkeys(data_name(run) for run in runs))
     activations = list(dict.fromkeys(run.config["model"]["activation"] for run in runs))
@@ -69,7 +70,7 @@ def cosine_and_accuracy_grid(runs: Sequence[Any]) -> Figure:
         upper, lower = grid[2 * activations.index(activation) :, column][:2]
         upper.set_axis_on()
         lower.set_axis_on()
-        cosines = run.looks["nc/train/wm_cosine_per_class"]
+        cosines = run.looks[_key("wm_cosine_per_class")]
         plot_per_class(upper, list(cosines.epochs), cosines.values, f"{data_name(run)}, {activation}", "Cos(w_c, μ_c)")
         upper.set_ylim(top=1)
         _plot_accuracies(lower, run, f"{data_name(run)}, {activation}")
@@ -79,7 +80,7 @@ def cosine_and_accuracy_grid(runs: Sequence[Any]) -> Figure:
 def _plot_accuracies(axes: Axes, run: Any, title: str) -> None:
     for name, label, line in (("accuracy", "W", LINES[0]), ("accuracy_centred_means", "M̄", LINES[1])):
         for split, style in (("train", "-"), ("val", "--")):
-            epochs, values = run.curves[f"nc/{split}/{name}"]
+            epochs, values = run.curves[_key(name, split)]
             axes.plot(epochs, values, style, color=line["color"], label=f"{label}, {split}", lw=1.4)
     axes.legend(frameon=False, fontsize=7)
     label_axes(axes, title, "accuracy")
@@ -92,7 +93,7 @@ def interpolation_grid(runs: Sequence[Any]) -> Figure:
     (Assumption 1 asks that they vanish); a colour a model. A dotted line marks the first look without training error.
 
     Args:
-        runs: What `nc_callbacks.runs.folder.read` gives.
+        runs: Runs as `nc_callbacks.runs.folder.read` gives them.
     """
     sets = list(dict.fromkeys(data_name(run) for run in runs))
     figure = Figure(figsize=(1 + 4.2 * len(sets), 8.4), layout="constrained")
@@ -101,14 +102,14 @@ def interpolation_grid(runs: Sequence[Any]) -> Figure:
     for run in runs:
         averages, *spreads = grid[:, sets.index(data_name(run))]
         model, colour = model_name(run), lines[model_name(run)]["color"]
-        epochs, epsilon = run.curves["nc/train/sqi_epsilon"]
-        _, gap = run.curves["nc/train/sqi_gap"]
+        epochs, epsilon = run.curves[_key("sqi_epsilon")]
+        _, gap = run.curves[_key("sqi_gap")]
         averages.plot(epochs, epsilon, "-", color=colour, label=f"{model}: ε")
         averages.plot(epochs, epsilon - gap, "--", color=colour, label=f"{model}: (k − 1) ε̃")
         label_axes(averages, f"{data_name(run)}: averages", "output")
         names = {"sqi_epsilon_rel_std": "ε", "sqi_epsilon_off_rel_std": "ε̃"}
         for axes, (name, symbol) in zip(spreads, names.items(), strict=True):
-            epochs, values = run.curves[f"nc/train/{name}"]
+            epochs, values = run.curves[_key(name)]
             axes.plot(epochs, np.abs(values), color=colour, label=model)
             axes.set_yscale("log")
             label_axes(axes, f"{data_name(run)}: spread of {symbol}", "std / |mean|")
@@ -124,29 +125,24 @@ def layers_grid(runs: Sequence[Any]) -> Figure:
     A dotted line marks the first look without training error.
 
     Args:
-        runs: What `nc_callbacks.runs.folder.read` gives.
+        runs: Runs as `nc_callbacks.runs.folder.read` gives them.
     """
     figure = Figure(figsize=(16, 3.4 * len(runs)), layout="constrained")
-    panels = {
-        "nc1": ("NC1: tr(Σ_W Σ_B⁺) / k", "dimensionless"),
-        "nc2_equiangularity_signed": ("NC2: equiangularity", "mean of cos + 1/(k − 1)"),
-        "nc2_equinorm": ("NC2: equal norms", "std / mean of ‖μ_c‖"),
-        "ncc_accuracy": ("NC4: nearest class mean", "share misclassified"),
-    }
+    names = ("nc1", "nc2_equiangularity_signed", "nc2_equinorm", "ncc_accuracy")
     for row, run in zip(figure.subplots(len(runs), 5, squeeze=False), runs, strict=True):
         row[0].plot(*run.curves["train/loss"], **LINES[0])
         row[0].set_yscale("log")
         label_axes(row[0], f"{data_name(run)}, {model_name(run)}: training loss", "squared error")
-        for axes, (name, (title, unit)) in zip(row[1:], panels.items(), strict=True):
-            keys = [key for key in run.curves if key.startswith("nc/train/") and key.endswith(f"/{name}")]
-            for key, line in zip(keys, cycle(LINES), strict=False):
-                epochs, values = run.curves[key]
-                label = key.removeprefix("nc/train/").removesuffix(name).rstrip("/") or "classifier's input"
+        for axes, name in zip(row[1:], names, strict=True):
+            for key, line in zip(_of_layers(run.curves, name), cycle(LINES), strict=False):
+                epochs, values = run.curves[str(key)]
+                label = key.layer or "classifier's input"
                 axes.plot(epochs, 1 - values if name == "ncc_accuracy" else values, label=label, **line)
             if name == "nc1":
                 axes.set_yscale("log")
-            label_axes(axes, title, unit)
+            label_axes(axes, METRICS[name].title, METRICS[name].unit)
             axes.legend(frameon=False, fontsize=7)
+        label_axes(row[-1], "NC4: nearest class mean", "share misclassified")
         for axes in row:
             _mark_terminal_phase(axes, run, "0.4")
     return figure
@@ -158,15 +154,12 @@ def spectrum_grid(runs: Sequence[Any]) -> Figure:
     A dotted line marks k − 1 directions.
 
     Args:
-        runs: What `nc_callbacks.runs.folder.read` gives.
+        runs: Runs as `nc_callbacks.runs.folder.read` gives them.
     """
     figure = Figure(figsize=(9, 3.4 * len(runs)), layout="constrained")
     for row, run in zip(figure.subplots(len(runs), 2, squeeze=False), runs, strict=True):
-        spectra = {}
-        for key, looks in run.looks.items():
-            split, _, layer = key.removeprefix("nc/").removesuffix("/explained_variance").partition("/")
-            if key.endswith("/explained_variance") and split == "train":
-                spectra[layer or "classifier's input"] = looks.values[-1]
+        keys = _of_layers(run.looks, "explained_variance")
+        spectra = {key.layer or "classifier's input": run.looks[str(key)].values[-1] for key in keys}
         plot_spectra(row, spectra, f"{data_name(run)}, {model_name(run)}")
         for axes in row:
             axes.axvline(num_classes(run) - 1, color="0.4", lw=0.8, ls=":")
@@ -177,11 +170,11 @@ def samples_table(runs: Sequence[Any]) -> Figure:
     """ε and ε̃, times 10³, of a few samples at the last look, a table a run (Lindegaard, Table 1).
 
     Args:
-        runs: What `nc_callbacks.runs.folder.read` gives; those with ``sqi_samples``.
+        runs: Runs as `nc_callbacks.runs.folder.read` gives them; those with ``sqi_samples``.
     """
     figure = Figure(figsize=(11, 2.4 * len(runs)), layout="constrained")
     for axes, run in zip(figure.subplots(len(runs), 1, squeeze=False)[:, 0], runs, strict=True):
-        table = run.looks["nc/train/sqi_samples"].values[-1]
+        table = run.looks[_key("sqi_samples")].values[-1]
         header = ["sample", "label", "ε · 10³", *(f"ε̃ · 10³, {c}" for c in range(table.shape[1] - 3))]
         rows = [
             [f"{sample:.0f}", f"{label:.0f}", *("" if np.isnan(error) else f"{1000 * error:.1f}" for error in errors)]
@@ -199,23 +192,25 @@ def collapse_grid(runs: Sequence[Any]) -> Figure:
     A dotted line marks the first look without training error.
 
     Args:
-        runs: What `nc_callbacks.runs.folder.read` gives.
+        runs: Runs as `nc_callbacks.runs.folder.read` gives them.
     """
     panels = (
-        ("NC1: tr(Σ_W Σ_B⁺) / k", {"nc1": ""}),
-        ("NC2: equal norms", {"nc2_equinorm": "class means", "nc2_equinorm_weights": "weights"}),
-        ("NC2: equal angles", {"nc2_equiangularity": "class means", "nc2_equiangularity_weights": "weights"}),
-        ("NC3: weights and class means", {"nc3": ""}),
-        ("NC4: classifier ≠ nearest mean", {"nc4": ""}),
+        ("nc1",),
+        ("nc2_equinorm", "nc2_equinorm_weights"),
+        ("nc2_equiangularity", "nc2_equiangularity_weights"),
+        ("nc3",),
+        ("nc4",),
     )
     figure = Figure(figsize=(1 + 4 * len(runs), 13), layout="constrained")
     for column, run in zip(figure.subplots(len(panels), len(runs), squeeze=False).T, runs, strict=True):
-        for axes, (title, names) in zip(column, panels, strict=True):
-            for (name, label), line in zip(names.items(), LINES, strict=False):
-                axes.plot(*run.curves[f"nc/train/{name}"], label=label, **line)
+        for axes, names in zip(column, panels, strict=True):
+            for name, line in zip(names, LINES, strict=False):
+                axes.plot(*run.curves[_key(name)], label=METRICS[name].label, **line)
             if "nc4" not in names:
                 axes.set_yscale("log")
-            label_axes(axes, f"{data_name(run)}: {title}", "share of samples" if "nc4" in names else "dimensionless")
+            metric = METRICS[names[0]]
+            title = metric.title if len(names) == 1 else metric.heading
+            label_axes(axes, f"{data_name(run)}: {title}", metric.unit)
             if len(names) > 1:
                 axes.legend(frameon=False, fontsize=8)
             _mark_terminal_phase(axes, run, "0.4")
@@ -229,7 +224,7 @@ def transfer_grid(runs: Sequence[Any]) -> Figure:
     were asked for.
 
     Args:
-        runs: What `nc_callbacks.runs.folder.read` gives; those of the task `transfer_noise`.
+        runs: Runs as `nc_callbacks.runs.folder.read` gives them; those of the task `transfer_noise`.
     """
     variances = runs[0].config["task"]["curve_variances"]
     figure = Figure(figsize=(1 + 4.4 * len(runs), 3.4 * (1 + len(variances))), layout="constrained")
@@ -242,6 +237,16 @@ def transfer_grid(runs: Sequence[Any]) -> Figure:
     return figure
 
 
+def _key(name: str, split: str = "train") -> str:
+    return str(LogKey(name, split))
+
+
+def _of_layers(found: Iterable[str], name: str) -> list[LogKey]:
+    """Keys of a metric of the training split, of every layer."""
+    keys = map(LogKey.parse, found)
+    return [key for key in keys if (key.prefix, key.split, key.name) == ("nc", "train", name)]
+
+
 def _numbers(path: Path) -> list[dict[str, Any]]:
     """Rows of a CSV file with a text column ``method``."""
     with open(path, newline="") as file:
@@ -252,14 +257,14 @@ def _numbers(path: Path) -> list[dict[str, Any]]:
 
 def _mark_terminal_phase(axes: Axes, run: Any, colour: str) -> None:
     """A dotted line at the first look without training error."""
-    terminal = [epoch for epoch, value in zip(*run.curves["nc/train/tpt"], strict=True) if value == 1]
+    terminal = [epoch for epoch, value in zip(*run.curves[_key("tpt")], strict=True) if value == 1]
     if terminal:
         axes.axvline(terminal[0], color=colour, lw=0.8, ls=":")
 
 
 def num_classes(run: Any) -> int:
     """k."""
-    return len(run.looks["nc/train/counts"].values[-1])
+    return len(run.looks[_key("counts")].values[-1])
 
 
 def data_name(run: Any) -> str:

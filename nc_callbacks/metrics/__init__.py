@@ -7,6 +7,7 @@ from nc_callbacks.metrics import alignment, collapse, interpolation, spectrum
 from nc_callbacks.metrics.keys import SPLITS, LogKey
 from nc_callbacks.metrics.registry import (
     METRICS,
+    SHARE,
     Axis,
     Metric,
     Panel,
@@ -19,6 +20,7 @@ from nc_callbacks.metrics.registry import (
 
 __all__ = [
     "METRICS",
+    "SHARE",
     "SPLITS",
     "Axis",
     "LogKey",
@@ -31,6 +33,7 @@ __all__ = [
     "vector_panels",
 ]
 
-for _room in (collapse, alignment, interpolation, spectrum):
-    for _row in _room.ROWS:
-        register(_row, _room.TEXTS[_row.section])
+_TEXTS = collapse.TEXTS | alignment.TEXTS | interpolation.TEXTS | spectrum.TEXTS
+
+for _row in (*collapse.ROWS, *alignment.ROWS, *collapse.VECTORS, *interpolation.ROWS, *spectrum.ROWS):
+    register(_row, _TEXTS[_row.section])

@@ -148,7 +148,7 @@ VECTORS = (
     ),
 )  # fmt: skip
 
-ROWS = (*NC1, *NC2, *NC3, *NC4, *VECTORS)
+ROWS = (*NC1, *NC2, *NC3, *NC4)
 
 TEXTS = {
     "NC1": "Variability within classes, beside the distances between class means. 0 at collapse.",

@@ -22,16 +22,16 @@ ROWS = (
         title="Variance explained by the first k−1",
     ),
     _vector(
-        "explained_variance", panel="Explained variance", label="share", unit="share of variance", range=(0, 1),
+        "explained_variance", unit="share of variance", label="share", range=(0, 1),
         definition="λ_j/Σλ of the second moment, largest first", title="Explained variance",
     ),
     _vector(
-        "cumulative_explained_variance", unit="share of variance", range=(0, 1), derived=True,
-        definition="its cumulative sum, in `latest` alone", title="Cumulative explained variance",
+        "singular_values", panel="Singular values (squares add up to 1)", unit=PURE, log=True, range=(0, math.inf),
+        derived=True, definition="of the n × p activation matrix, in `latest` alone", title="Singular values",
     ),
     _vector(
-        "singular_values", unit=PURE, range=(0, math.inf), derived=True,
-        definition="of the n × p activation matrix, in `latest` alone", title="Singular values",
+        "cumulative_explained_variance", panel="Cumulative explained variance", unit="share of variance", range=(0, 1),
+        derived=True, definition="its cumulative sum, in `latest` alone", title="Cumulative explained variance",
     ),
 )  # fmt: skip
 

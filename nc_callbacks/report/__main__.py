@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from nc_callbacks.report import write_report
+import nc_callbacks.report as report
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -17,7 +17,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m nc_callbacks.report", description=__doc__)
     parser.add_argument("folder", metavar="RUN_OR_SWEEP", help="a folder that train.py left: a run's or a sweep's")
     try:
-        print(write_report(parser.parse_args(arguments).folder))
+        print(report.write_report(parser.parse_args(arguments).folder))
     except (OSError, ValueError, ModuleNotFoundError) as error:
         print(f"No page: {error}", file=sys.stderr)
         return 1

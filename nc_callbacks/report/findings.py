@@ -8,17 +8,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nc_callbacks.runs.folder import Run, varying
-
-SPREAD_OF = ("nc/val/accuracy", "nc/train/wm_cosine", "nc/train/nc1", "nc/train/nc4")
-"""What the runs of a sweep are compared by, with how it is called."""
+from nc_callbacks.metrics import METRICS, SHARE, LogKey
+from nc_callbacks.report.run import Curve, Run, keys_of, varying
 
 NAMES = {
-    "nc/val/accuracy": "Validation accuracy",
-    "nc/train/wm_cosine": "W–M̄ cosine",
-    "nc/train/nc1": "Within-class variability (nc1)",
-    "nc/train/nc4": "Disagreement with the nearest class mean (nc4)",
+    ("accuracy", "val"): "Validation accuracy",
+    ("wm_cosine", "train"): "W–M̄ cosine",
+    ("nc1", "train"): "Within-class variability (nc1)",
+    ("nc4", "train"): "Disagreement with the nearest class mean (nc4)",
 }
+"""What the runs of a sweep are compared by, and how it is called."""
 
 
 @dataclass(frozen=True)
@@ -36,28 +35,36 @@ def of_run(run: Run) -> list[Finding]:
 
 def of_sweep(runs: list[Run]) -> list[Finding]:
     """How many runs finished, and for the main metrics the extreme runs and the mean ± std of repeated seeds."""
-    failed = [run for run in runs if run.status == "failed"]
-    finished = [run for run in runs if run.status == "finished"]
+    keys = [key for name, split in NAMES for key in keys_of(runs, name, split)]
+    return [_outcomes(runs), *(finding for key in keys if (finding := _compared(key, runs)))]
+
+
+def _outcomes(runs: list[Run]) -> Finding:
+    finished = sum(run.status == "finished" for run in runs)
     text = f"of {len(runs)} runs finished"
-    if failed:
-        text += f"; {len(failed)} failed: {', '.join(label(run, runs) for run in failed)}"
-    if unfinished := len(runs) - len(finished) - len(failed):
-        text += f"; {unfinished} did not end"
-    findings = [Finding(f"{len(finished)}", text + ".")]
-    for key in SPREAD_OF:
-        found = [(run.final[key], run) for run in runs if math.isfinite(run.final.get(key, math.nan))]
-        if not found:
-            continue
-        percent = key.endswith(("accuracy", "nc4"))
-        low, high = min(found, key=lambda pair: pair[0]), max(found, key=lambda pair: pair[0])
-        shown = [_percent(value) if percent else _short(value) for value in (low[0], high[0])]
-        text = f"{NAMES[key]}: lowest in {label(low[1], runs)}, highest in {label(high[1], runs)}."
-        groups = _without_seed([run for _, run in found])
-        if any(len(group) > 1 for group in groups.values()):
-            means = [_over_seeds(name, group, key, percent) for name, group in groups.items()]
-            text += f" Mean ± std over seeds: {'; '.join(means)}."
-        findings.append(Finding(" to ".join(shown) if low[0] != high[0] else shown[0], text))
-    return findings
+    rest = len(runs) - finished
+    for status, words in (("failed", "failed"), ("unreadable", "cannot be read")):
+        if these := [label(run, runs) for run in runs if run.status == status]:
+            text += f"; {len(these)} {words}: {', '.join(these)}"
+            rest -= len(these)
+    return Finding(f"{finished}", text + (f"; {rest} did not end." if rest else "."))
+
+
+def _compared(key: LogKey, runs: list[Run]) -> Finding | None:
+    """The lowest and the highest value of a metric, and its mean ± std over seeds where there are several."""
+    found = [(run.final[str(key)], run) for run in runs if math.isfinite(run.final.get(str(key), math.nan))]
+    if not found:
+        return None
+    shown = _percent if METRICS[key.name].unit == SHARE else _short
+    low, high = min(found, key=lambda pair: pair[0]), max(found, key=lambda pair: pair[0])
+    loader = "" if key.loader is None else f", loader {key.loader}"
+    text = f"{NAMES[key.name, key.split]}{loader}: lowest in {label(low[1], runs)}, highest in {label(high[1], runs)}."
+    groups = _without_seed([run for _, run in found])
+    if any(len(group) > 1 for group in groups.values()):
+        means = [_over_seeds(name, group, key) for name, group in groups.items()]
+        text += f" Mean ± std over seeds: {'; '.join(means)}."
+    number = shown(low[0]) if low[0] == high[0] else f"{shown(low[0])} to {shown(high[0])}"
+    return Finding(number, text)
 
 
 def label(run: Run, runs: list[Run]) -> str:
@@ -90,22 +97,22 @@ def _without_seed(runs: list[Run]) -> dict[str, list[Run]]:
     return groups
 
 
-def _over_seeds(name: str, runs: list[Run], key: str, percent: bool) -> str:
-    values = np.array([run.final[key] for run in runs])
+def _over_seeds(name: str, runs: list[Run], key: LogKey) -> str:
+    values = np.array([run.final[str(key)] for run in runs])
     spread = values.std(ddof=1) if len(values) > 1 else math.nan
-    if percent:
+    if METRICS[key.name].unit == SHARE:
         return f"{name} {100 * values.mean():.1f} ± {100 * spread:.1f} %"
     return f"{name} {_short(values.mean())} ± {_short(spread)}"
 
 
 def _accuracy(run: Run) -> Iterator[Finding]:
-    train, val = _last(run, "accuracy"), _last(run, "accuracy", "val")
+    train = _last(run, "accuracy")
     if train is None:
         return
     text = "of the training set is classified rightly"
-    if val is not None:
-        text += f", and {_percent(val)} of the validation set"
-    epochs, tpt = run.curves.get("nc/train/tpt", (np.array([]), np.array([])))
+    if shares := [share for key in keys_of([run], "accuracy", "val") if (share := _share_of(run, key))]:
+        text += f", and {', '.join(shares)}"
+    epochs, tpt = _curve(run, "tpt")
     if len(tpt) and tpt.any():
         text += f". The training error was first 0 after epoch {epochs[tpt.argmax()]} (terminal phase of training)"
     elif len(tpt):
@@ -113,10 +120,17 @@ def _accuracy(run: Run) -> Iterator[Finding]:
     yield Finding(_percent(train), text + ".")
 
 
+def _share_of(run: Run, key: LogKey) -> str:
+    """The share of a validation set; empty where it is not finite."""
+    value = run.final[str(key)]
+    which = "" if key.loader is None else f" (loader {key.loader})"
+    return f"{_percent(value)} of the validation set{which}" if math.isfinite(value) else ""
+
+
 def _collapse(run: Run) -> Iterator[Finding]:
     if (nc1 := _last(run, "nc1")) is not None:
         text = "is the variability within classes (NC1; 0 at collapse)"
-        _, values = run.curves.get("nc/train/nc1", ((), np.array([])))
+        _, values = _curve(run, "nc1")
         if len(values) > 1 and nc1 > 0 and np.isfinite(values[0]):
             text += f"; it was {_short(values[0])} at the first look, {_times(values[0] / nc1)}"
         yield Finding(_short(nc1), text + ".")
@@ -158,8 +172,8 @@ def _interpolation(run: Run) -> Iterator[Finding]:
     ratio, epsilon = _last(run, "sqi_ratio"), _last(run, "sqi_epsilon")
     if ratio is None or epsilon is None:
         return
-    gap = run.curves.get("nc/train/sqi_gap", ((), np.array([math.inf])))[1]
-    if np.nanmax(np.abs(gap)) < 1e-6:
+    _, gap = _curve(run, "sqi_gap")
+    if len(gap) and np.abs(gap).max() < 1e-6:
         text = "is SQI's ratio ε / ((k−1) ε̃): by construction, for softmax outputs add up to 1"
     else:
         text = f"is SQI's ratio ε / ((k−1) ε̃) (1 where the condition holds on average), with ε = {_short(epsilon)}"
@@ -172,7 +186,7 @@ def _interpolation(run: Run) -> Iterator[Finding]:
 def _spectrum(run: Run) -> Iterator[Finding]:
     if (rank := _last(run, "spectrum_effective_rank")) is not None:
         text = "directions is the features' effective rank"
-        looks = run.looks.get("nc/train/explained_variance")
+        looks = run.looks.get(str(LogKey("explained_variance", "train")))
         if looks is not None and looks.values.shape[1] < 1000:
             text += f", of {looks.values.shape[1]}"
         if (share := _last(run, "spectrum_share")) is not None:
@@ -180,8 +194,13 @@ def _spectrum(run: Run) -> Iterator[Finding]:
         yield Finding(_short(rank), text + ".")
 
 
-def _last(run: Run, name: str, split: str = "train") -> float | None:
-    value = run.final.get(f"nc/{split}/{name}")
+def _curve(run: Run, name: str) -> Curve:
+    """Of the training split; empty where there is none."""
+    return run.curves.get(str(LogKey(name, "train")), (np.array([], np.int32), np.array([], np.float32)))
+
+
+def _last(run: Run, name: str) -> float | None:
+    value = run.final.get(str(LogKey(name, "train")))
     return value if value is not None and math.isfinite(value) else None
 
 

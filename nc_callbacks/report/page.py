@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 from nc_callbacks.report.findings import Finding, label, last_parts, of_run, of_sweep
-from nc_callbacks.runs.folder import Run, varying
+from nc_callbacks.report.run import Run, keys_of, varying
 
 PAGE = "report.html"
 """What the page is called in its folder."""
@@ -24,19 +24,15 @@ PLOTLY = "plotly-cartesian.min.js"
 
 SCRIPTS = ("data.js", "charts.js", "curves.js", "runs.js", "looks.js", "main.js")
 
-COLUMNS = {
-    "nc/train/accuracy": "accuracy, train",
-    "nc/val/accuracy": "accuracy, val",
-    "nc/train/nc1": "nc1",
-    "nc/train/nc2_etf": "nc2_etf",
-    "nc/train/nc3": "nc3",
-    "nc/train/nc4": "nc4",
-    "nc/train/wm_cosine": "wm_cosine",
-    "nc/train/accuracy_centred_means": "accuracy, centred means",
-    "nc/train/sqi_ratio": "sqi_ratio",
-    "nc/train/spectrum_effective_rank": "effective rank",
-}
-"""Final values in the table of runs."""
+COLUMNS = (
+    ("accuracy", "train", "accuracy, train"),
+    ("accuracy", "val", "accuracy, val"),
+    *((name, "train", name) for name in ("nc1", "nc2_etf", "nc3", "nc4", "wm_cosine")),
+    ("accuracy_centred_means", "train", "accuracy, centred means"),
+    ("sqi_ratio", "train", "sqi_ratio"),
+    ("spectrum_effective_rank", "train", "effective rank"),
+)
+"""Name, split and heading of the final values in the table of runs."""
 
 
 def render_page(runs: list[Run], sweep: bool, content: dict[str, Any]) -> str:
@@ -92,7 +88,7 @@ def _title(runs: list[Run], sweep: bool) -> str:
     if sweep:
         names = " × ".join(last_parts(varying(runs)))
         return f"{len(runs)} runs" + (f" over {names}" if names else "")
-    data, model = (runs[0].config.get(group) or {} for group in ("data", "model"))
+    data, model = runs[0].choice("data"), runs[0].choice("model")
     parts = [data.get("name"), str(model.get("_target_", "")).rsplit(".", 1)[-1], model.get("activation")]
     return " · ".join(str(part) for part in parts if part) or runs[0].name
 
@@ -107,9 +103,7 @@ def _facts(runs: list[Run], sweep: bool) -> str:
     if seconds:
         facts["Time"] = duration(sum(seconds)) + (" in all" if sweep else "")
     for name in ("loss", "optimizer"):
-        targets = dict.fromkeys(
-            str((run.config.get(name) or {}).get("_target_", "")).rsplit(".", 1)[-1] for run in runs
-        )
+        targets = dict.fromkeys(str(run.choice(name).get("_target_", "")).rsplit(".", 1)[-1] for run in runs)
         facts[name.capitalize()] = ", ".join(target for target in targets if target)
     if not sweep:
         facts["Status"] = first.status if first.status != "finished" else ""
@@ -142,7 +136,7 @@ def _findings(found: list[Finding]) -> str:
 
 def _table(runs: list[Run]) -> str:
     parameters = varying(runs)
-    shown = {key: title for key, title in COLUMNS.items() if any(key in run.final for run in runs)}
+    shown = {key: heading for column in COLUMNS for key, heading in _keys(runs, *column).items()}
     words, numbers = ["run", "outcome", *last_parts(parameters)], [*shown.values(), "seconds"]
     head = [f"<th aria-sort='none' scope='col'><button>{escape(title)}</button></th>" for title in words]
     head += [f"<th aria-sort='none' scope='col' class='number'><button>{escape(t)}</button></th>" for t in numbers]
@@ -153,6 +147,14 @@ def _table(runs: list[Run]) -> str:
         cells += [_number(run.final.get(key)) for key in shown] + [_number(run.seconds)]
         rows.append(f"<tr class='{escape(run.status)}'>{''.join(cells)}</tr>")
     return f"<table><thead><tr>{''.join(head)}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def _keys(runs: list[Run], name: str, split: str, heading: str) -> dict[str, str]:
+    """The log keys of a column, one a loader, with their headings."""
+    return {
+        str(key): heading if key.loader is None else f"{heading}, loader {key.loader}"
+        for key in keys_of(runs, name, split)
+    }
 
 
 def _name(run: Run, index: int) -> str:

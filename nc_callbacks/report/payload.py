@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from nc_callbacks.metrics import METRICS, LogKey, Panel, Section, metric_of, sections
+from nc_callbacks.metrics import METRICS, LogKey, Panel, Section, metric_of, sections, vector_panels
 from nc_callbacks.report.findings import label
-from nc_callbacks.runs.folder import Looks, Run, varying
+from nc_callbacks.report.run import Looks, Run, varying
 
 MAX_CURVE_VALUES = 2_000_000
 """Values of all curves of a page; beyond, each curve is thinned alike."""
@@ -40,6 +40,7 @@ def build_payload(runs: list[Run], sweep: bool) -> dict[str, Any]:
         "sweep": sweep,
         "parameters": varying(runs),
         "sections": [_section(section, runs) for section in sections()] + _further(runs),
+        "lookPanels": [_look_panel(panel) for panel in vector_panels()],
         "runs": [
             {
                 "name": run.name,
@@ -98,19 +99,17 @@ def _looks(key: str, looks: Looks, keep: int) -> dict[str, Any]:
     if values.ndim == 2 or metric_of(LogKey.parse(key).name).axis == "sample":
         return kept | {"epochs": epochs.tolist(), "scale": None, "values": encoded(values, "<f4")}
     rows = thinned(len(epochs), keep)
-    scale = float(np.nanmax(np.abs(values), initial=0)) or 1.0
+    scale = float(np.abs(values[np.isfinite(values)]).max(initial=0)) or 1.0
     integers = encoded(_quantised(values[rows], scale), "<i2")
     return kept | {"epochs": epochs[rows].tolist(), "scale": scale / SCALE, "values": integers}
 
 
 def _place(text: str) -> dict[str, Any]:
-    """What the log key says; `own` is what no callback logged, `place` how layer and loader are called."""
+    """What the log key says; `own` is what no callback logged, `place` how the layer is called."""
     key = LogKey.parse(text)
-    where = key.layer or "classifier's input"
-    if key.loader is not None:
-        where += f", loader {key.loader}"
     prefix = f"{key.prefix}: " if key.prefix not in ("", "nc") else ""
-    return {"name": key.name, "split": key.split, "place": prefix + where, "own": _is_own(key)}
+    place = prefix + (key.layer or "classifier's input")
+    return {"name": key.name, "split": key.data, "place": place, "own": _is_own(key)}
 
 
 def _is_own(key: LogKey) -> bool:
@@ -119,7 +118,8 @@ def _is_own(key: LogKey) -> bool:
 
 
 def _quantised(values: Float[np.ndarray, "..."], scale: float) -> np.ndarray:
-    return np.where(np.isfinite(values), np.round(np.nan_to_num(values) / scale * SCALE), -SCALE - 1)
+    finite = np.isfinite(values)
+    return np.where(finite, np.round(np.where(finite, values, 0) / scale * SCALE), -SCALE - 1)
 
 
 def _section(section: Section, runs: list[Run]) -> dict[str, Any]:
@@ -134,6 +134,19 @@ def _section(section: Section, runs: list[Run]) -> dict[str, Any]:
 def _panel(panel: Panel, found: set[str]) -> dict[str, Any]:
     metrics = [{"name": metric.name, "label": metric.label} for metric in panel.metrics if metric.name in found]
     return {"title": panel.title, "unit": panel.unit, "log": panel.log, "metrics": metrics}
+
+
+def _look_panel(panel: Panel) -> dict[str, Any]:
+    first = panel.metrics[0]
+    return {
+        "title": panel.title,
+        "unit": panel.unit,
+        "log": panel.log,
+        "axis": first.axis,
+        "limit": first.range[1] if math.isfinite(first.range[1]) else None,
+        "overEpochs": first.over_epochs,
+        "metrics": [{"name": metric.name, "label": metric.label} for metric in panel.metrics],
+    }
 
 
 def _further(runs: list[Run]) -> list[dict[str, Any]]:

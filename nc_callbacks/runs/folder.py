@@ -1,64 +1,38 @@
-"""What lies in a run's folder and in a sweep's folder."""
+"""The one reader of a run's folder and of a sweep's folder."""
 
 from __future__ import annotations
 
 import csv
-import json
-import math
+import os
 import re
+import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import yaml
-from jaxtyping import Float, Int
+from nc_callbacks.report.run import Curve, Looks, Run, varying
+from nc_callbacks.runs import contents
+from nc_callbacks.runs.tables import harmless
 
+__all__ = ["Curve", "Looks", "Run", "is_finished", "is_run", "read", "read_run", "varying"]
+
+SUMMARY_FILE = "summary.json"
+"""Written when a run has gone to its end."""
+
+ERROR_FILE = "error.json"
+"""Written when a run of a sweep has failed."""
+
+METRICS_FILE = "metrics.csv"
 LOOKS_FILE = "looks.npz"
 """What `nc_callbacks.callbacks.look_recorder.LookRecorder` writes."""
 
-MARKS = ("summary.json", "metrics.csv", ".hydra")
+SWEEP_FILE = "sweep.csv"
+
+MARKS = (SUMMARY_FILE, METRICS_FILE, ".hydra")
 """A folder that holds one of these is a run's."""
 
-Curve = tuple[Int[np.ndarray, " looks"], Float[np.ndarray, " looks"]]
-"""Epochs, counted from 1, and what was logged after each."""
-
-
-@dataclass(frozen=True)
-class Looks:
-    """A vector or a matrix over the looks that were kept."""
-
-    epochs: Int[np.ndarray, " looks"]
-    """Counted from 1."""
-    values: Float[np.ndarray, "looks ..."]
-    step: int = 1
-    """How many classes an entry stands for."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """One run, as far as its folder tells."""
-
-    name: str
-    folder: Path
-    status: str = "finished"
-    """``finished``, ``failed``, or ``unfinished`` where there is no summary."""
-    error: str = ""
-    overrides: dict[str, str] = field(default_factory=dict)
-    config_text: str = ""
-    """Hydra's configuration, as YAML."""
-    config: dict[str, Any] = field(default_factory=dict)
-    """The same, read."""
-    epochs: int | None = None
-    seconds: float | None = None
-    versions: dict[str, str] = field(default_factory=dict)
-    final: dict[str, float] = field(default_factory=dict)
-    """Last value of each log key; NaN where it was not finite."""
-    curves: dict[str, Curve] = field(default_factory=dict)
-    """Each log key over epochs."""
-    looks: dict[str, Looks] = field(default_factory=dict)
-    """Vectors and matrices over epochs, by log key."""
+DEPTH = 8
+"""How far below a sweep's folder its runs may lie."""
 
 
 def is_run(folder: Path) -> bool:
@@ -66,56 +40,75 @@ def is_run(folder: Path) -> bool:
     return any((folder / mark).exists() for mark in MARKS)
 
 
+def is_finished(folder: Path) -> bool:
+    """Whether a run went to its end in the folder: its summary is whole, and no error was left."""
+    try:
+        summary = contents.parsed(folder / SUMMARY_FILE, contents.summary)
+    except ValueError:
+        return False
+    return summary is not None and not (folder / ERROR_FILE).exists()
+
+
 def read(folder: str | Path) -> tuple[bool, list[Run]]:
-    """Read a run's folder, or a sweep's with its runs in subfolders.
+    """Read a run's folder, or a sweep's with its runs in subfolders, however deep.
 
     Returns:
-        Whether it is a sweep, and the runs, in the order of their subfolders.
+        Whether it is a sweep, and the runs, in the order of their subfolders. Of a sweep, a run whose files cannot be
+        read has the status ``unreadable``, and the sentence that says why as its error.
 
     Raises:
         FileNotFoundError: The folder is neither a run's nor a sweep's.
-        ValueError: A file in it cannot be read; the message names it.
+        ValueError: It is a run's, and a file in it cannot be read; the message names it.
     """
     folder = Path(folder).resolve()
     if is_run(folder):
         return False, [read_run(folder)]
-    children = sorted(folder.iterdir(), key=_in_order) if folder.is_dir() else []
-    runs = [read_run(child) for child in children if child.is_dir() and is_run(child)]
+    runs = [_read_or_say_why(path, path.relative_to(folder).as_posix()) for path in run_folders(folder)]
     if not runs:
         raise FileNotFoundError(
             f"{folder} is no run and no sweep: expected a folder with one of {', '.join(MARKS)} in it, or with "
             "subfolders that have. Give the folder that train.py names last, such as runs/DATE/TIME."
         )
-    return True, list(_with_outcome(runs, folder / "sweep.csv"))
+    return True, list(_with_outcome(runs, folder / SWEEP_FILE))
 
 
-def read_run(folder: Path) -> Run:
+def run_folders(folder: Path) -> list[Path]:
+    """The runs' folders below a sweep's, 2 before 10."""
+    found = []
+    for place, subfolders, _ in os.walk(folder):
+        depth = len(Path(place).relative_to(folder).parts)
+        runs = {name for name in subfolders if is_run(Path(place, name))}
+        found += [Path(place, name) for name in runs]
+        subfolders[:] = [name for name in set(subfolders) - runs if not name.startswith(".") and depth < DEPTH - 1]
+    return sorted(found, key=lambda path: _in_order(path.relative_to(folder).as_posix()))
+
+
+def read_run(folder: Path, name: str | None = None) -> Run:
     """Read a run's folder; what is missing in it stays empty.
+
+    Args:
+        folder: The run's folder.
+        name: What the run is called; by default as its folder.
 
     Raises:
         ValueError: A file in it cannot be read; the message names it.
     """
-    has_summary = (folder / "summary.json").is_file()
-    summary = _parsed(folder / "summary.json", json.loads) if has_summary else {}
-    overrides = _parsed(folder / ".hydra" / "overrides.yaml", yaml.safe_load) or []
-    config_file = folder / ".hydra" / "config.yaml"
-    curves = read_metrics(folder / "metrics.csv")
-    final = {key: values[-1] for key, (_, values) in curves.items()}
-    final |= {key: math.nan if value is None else value for key, value in summary.get("metrics", {}).items()}
-    return Run(
-        name=folder.name,
+    error = contents.parsed(folder / ERROR_FILE, contents.failure)
+    summary = contents.parsed(folder / SUMMARY_FILE, contents.summary)
+    text, config = contents.parsed(folder / ".hydra" / "config.yaml", contents.config) or ("", {})
+    run = Run(
+        name=name or folder.name,
         folder=folder,
-        status="finished" if has_summary else "unfinished",
-        overrides=dict(item.lstrip("+").split("=", 1) for item in overrides if "=" in item),
-        config_text=config_file.read_text(encoding="utf-8") if config_file.is_file() else "",
-        config=_parsed(config_file, yaml.safe_load) or {},
-        epochs=summary.get("epochs"),
-        seconds=summary.get("seconds"),
-        versions={name: text for name, text in summary.get("versions", {}).items() if text},
-        final={key: float(value) for key, value in final.items()},
-        curves=curves,
+        status="unfinished",
+        overrides=contents.parsed(folder / ".hydra" / "overrides.yaml", contents.overrides) or {},
+        config_text=text,
+        config=config,
+        curves=read_metrics(folder / METRICS_FILE),
         looks=read_looks(folder / LOOKS_FILE),
     )
+    if error is not None:
+        return replace(run, status="failed", error=error)
+    return run if summary is None else replace(run, status="finished", **summary)
 
 
 def read_metrics(path: Path) -> dict[str, Curve]:
@@ -124,26 +117,7 @@ def read_metrics(path: Path) -> dict[str, Curve]:
     Raises:
         ValueError: The file cannot be read.
     """
-    if not path.is_file():
-        return {}
-    columns: dict[str, dict[int, float]] = {}
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            if "epoch" not in (reader.fieldnames or ()):
-                raise KeyError("epoch")
-            for row in reader:
-                epoch = int(float(row.pop("epoch"))) + 1
-                row.pop("step", None)
-                for key, text in row.items():
-                    if text:
-                        columns.setdefault(key, {})[epoch] = float(text)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is not a metrics.csv of Lightning's CSVLogger: {error!r}.") from error
-    return {
-        key: (np.array(list(values), dtype=np.int32), np.array(list(values.values()), dtype=np.float32))
-        for key, values in columns.items()
-    }
+    return contents.parsed(path, contents.curves, contents.MAX_TABLE_BYTES) or {}
 
 
 def read_looks(path: Path) -> dict[str, Looks]:
@@ -152,42 +126,41 @@ def read_looks(path: Path) -> dict[str, Looks]:
     Raises:
         ValueError: The file cannot be read.
     """
-    if not path.is_file():
-        return {}
+    return contents.parsed(path, contents.looks, contents.MAX_TABLE_BYTES) or {}
+
+
+def _read_or_say_why(folder: Path, name: str) -> Run:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            keys = [key for key in file.files if "@" not in key]
-            return {key: Looks(file[f"{key}@epochs"], file[key], int(file[f"{key}@step"])) for key in keys}
-    except Exception as error:
-        raise ValueError(f"{path} is not a file of LookRecorder: {error!r}.") from error
+        return read_run(folder, name)
+    except ValueError as error:
+        return Run(name, folder, "unreadable", str(error), overrides=_overrides(folder))
 
 
-def varying(runs: list[Run]) -> list[str]:
-    """Names of the overrides that differ between runs, in the order of the first run that has them."""
-    names = dict.fromkeys(name for run in runs for name in run.overrides if not name.startswith("hydra"))
-    return [name for name in names if len({run.overrides.get(name) for run in runs}) > 1]
+def _overrides(folder: Path) -> dict[str, str]:
+    try:
+        return contents.parsed(folder / ".hydra" / "overrides.yaml", contents.overrides) or {}
+    except ValueError:
+        return {}
 
 
 def _with_outcome(runs: list[Run], path: Path) -> Iterator[Run]:
-    """The runs with the status and the error that ``sweep.csv`` has of them."""
-    rows: dict[str, dict[str, str]] = {}
-    if path.is_file():
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = {row.get("subfolder", ""): row for row in csv.DictReader(file)}
-    for run in runs:
-        row = rows.get(run.name, {})
-        yield replace(run, status=row.get("status") or run.status, error=row.get("error") or "")
-
-
-def _parsed(path: Path, parse: Any) -> Any:
-    if not path.is_file():
-        return None
+    """The runs with what ``sweep.csv`` has of those whose own folder says no more than that they did not end."""
+    rows: dict[str, tuple[str, str]] = {}
     try:
-        return parse(path.read_text(encoding="utf-8"))
-    except (ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"{path} cannot be read: {error}.") from error
+        rows = contents.parsed(path, _outcomes) or {}
+    except ValueError as broken:
+        warnings.warn(str(broken), stacklevel=3)
+    for run in runs:
+        status, error = rows.get(str(harmless(run.name)), ("", ""))
+        yield replace(run, status=status or run.status, error=error) if run.status == "unfinished" else run
 
 
-def _in_order(path: Path) -> list[Any]:
-    """Sorts 2 before 10."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]
+def _outcomes(content: bytes) -> dict[str, tuple[str, str]]:
+    """Status and error by subfolder."""
+    rows = csv.DictReader(content.decode("utf-8-sig").splitlines(keepends=True))
+    return {row["subfolder"]: (row.get("status") or "", row.get("error") or "") for row in rows}
+
+
+def _in_order(text: str) -> list[tuple[int, str]]:
+    """Sorts numbers in a path by their value."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", text)]

@@ -19,12 +19,12 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch.distributed.elastic.multiprocessing.errors import record
 
+from nc_callbacks.files import write_whole
+from nc_callbacks.runs.folder import ERROR_FILE, SUMMARY_FILE, is_finished
 from nc_callbacks.runs.loggers import finish_wandb
 from nc_callbacks.runs.processes import ProcessError, processes_to_start, run_processes, started_by_torchrun
 from nc_callbacks.runs.start import Start, start_of
-from nc_callbacks.runs.summary import SUMMARY_FILE, write_summary
-
-ERROR_FILE = "error.json"
+from nc_callbacks.runs.summary import write_summary
 
 Task = Callable[[DictConfig], Any]
 
@@ -86,11 +86,6 @@ def config_problem(config: DictConfig) -> str | None:
     return None
 
 
-def is_finished(folder: Path) -> bool:
-    """Whether a run went to its end in the folder."""
-    return (folder / SUMMARY_FILE).is_file() and not (folder / ERROR_FILE).is_file()
-
-
 def _run(task: Task, start: Start | None, config: DictConfig, folder: Path) -> Any:
     if problem := config_problem(config):
         raise ValueError(problem)
@@ -130,7 +125,7 @@ def _objective(config: DictConfig, folder: Path) -> float | None:
 
 def _fail(folder: Path, error: str, trace: str) -> None:
     log.error("This run failed, and the sweep goes on. %s\n%s", error, trace)
-    (folder / ERROR_FILE).write_text(json.dumps({"error": error, "traceback": trace}, indent=2) + "\n")
+    write_whole(folder / ERROR_FILE, json.dumps({"error": error, "traceback": trace}, indent=2) + "\n")
 
 
 def _empty(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from nc_callbacks import FeatureSpectrum
 from nc_callbacks.callbacks.base import CollapseCallback
+from nc_callbacks.metrics import LogKey, metric_of
 
 MAX_ROWS = 10_000
 """What W&B shows of a table."""
@@ -54,7 +55,7 @@ def log_results(trainer: Trainer, config: DictConfig, metrics: dict[str, float |
     """Give TensorBoard and W&B what exists when training has ended; a logger that fails gives a warning.
 
     TensorBoard gets the figures, and the configuration with the final metrics (``final/…``) as hparams; W&B gets the
-    figures, and the per-class vectors as tables with a row a look and class.
+    figures, and the per-class vectors as tables with one row per look and class.
 
     Args:
         trainer: A trainer that has fitted.
@@ -114,7 +115,7 @@ def _log_to_wandb(
 
 
 def per_class_tables(callbacks: list[CollapseCallback]) -> dict[str, tuple[list[str], list[list[float | None]]]]:
-    """Per-class vectors as tables with a row a look and class, by split and layer (``nc/train/per_class``).
+    """Per-class vectors as tables with one row per look and class, by split, layer and loader (``nc/train/per_class``).
 
     Where that were more rows than W&B shows, looks are left out evenly; the last one stays.
 
@@ -132,17 +133,14 @@ def per_class_tables(callbacks: list[CollapseCallback]) -> dict[str, tuple[list[
         {'nc/train/per_class': (['epoch', 'class', 'wm_cosine_per_class'], [[0, 0, 0.25], [0, 1, 0.5]])}
     """
     values: dict[str, dict[int, dict[str, list[float]]]] = {}
-    for callback in callbacks:
-        # Its vectors have an entry a direction.
-        if isinstance(callback, FeatureSpectrum):
-            continue
-        for record in callback.history:
-            for key, vector in record.items():
-                if isinstance(vector, Tensor):
-                    place, name = key.rsplit("/", 1)
-                    values.setdefault(place, {}).setdefault(record["epoch"], {})[name] = vector.tolist()
+    for record in (record for callback in callbacks for record in callback.history):
+        for text, vector in record.items():
+            key = LogKey.parse(text)
+            if isinstance(vector, Tensor) and metric_of(key.name).axis == "class":
+                of_table = values.setdefault(str(replace(key, name="per_class")), {})
+                of_table.setdefault(record["epoch"], {})[key.name] = vector.tolist()
     tables: dict[str, tuple[list[str], list[list[float | None]]]] = {}
-    for place, looks in values.items():
+    for table, looks in values.items():
         names = sorted({name for vectors in looks.values() for name in vectors})
         classes = max(len(vector) for vectors in looks.values() for vector in vectors.values())
         step = -(-len(looks) * classes // MAX_ROWS)
@@ -151,5 +149,5 @@ def per_class_tables(callbacks: list[CollapseCallback]) -> dict[str, tuple[list[
             for epoch in sorted(looks)[::-1][::step][::-1]
             for label in range(classes)
         ]
-        tables[f"{place}/per_class"] = (["epoch", "class", *names], rows)
+        tables[table] = (["epoch", "class", *names], rows)
     return tables

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nc_callbacks.runs.folder import Run, read
+from nc_callbacks.metrics import LogKey, metric_of
+from nc_callbacks.report.run import Run
+from nc_callbacks.runs.folder import read
+from nc_callbacks.runs.tables import write_table
 
 LOWER = "network.backbone.fc"
 """The layer before the classifier of `conv_2fc`."""
@@ -23,15 +26,15 @@ class PaperFigure:
     draw: str
     """Name of a function in `nc_callbacks.figures.papers`."""
     vectors: tuple[str, ...] = ()
-    """Vectors that it shows (and the table of samples), of the training split."""
+    """Log keys of the vectors that it shows (and of the table of samples)."""
     metrics: tuple[str, ...] = ()
     """Log keys that it shows."""
     tables: tuple[str, ...] = ()
     """Files of each run that it shows instead."""
 
 
-def _train(*names: str) -> tuple[str, ...]:
-    return tuple(f"nc/train/{name}" for name in names)
+def _train(*names: str, layer: str = "") -> tuple[str, ...]:
+    return tuple(str(LogKey(name, "train", layer)) for name in names)
 
 
 _LAYER = ("nc1", "nc2_equiangularity_signed", "nc2_equinorm", "ncc_accuracy")
@@ -40,12 +43,14 @@ _NC2 = ("nc2_equinorm", "nc2_equinorm_weights", "nc2_equiangularity", "nc2_equia
 
 FIGURES = {
     "seddik_fig1": PaperFigure(
-        "near_optimality_grid", ("mu1_per_class", "mu2_per_class", "sigma1_per_class", "sigma2_per_class")
+        "near_optimality_grid", _train("mu1_per_class", "mu2_per_class", "sigma1_per_class", "sigma2_per_class")
     ),
     "seddik_fig2": PaperFigure(
         "cosine_and_accuracy_grid",
-        ("wm_cosine_per_class",),
-        tuple(f"nc/{split}/{name}" for split in ("train", "val") for name in ("accuracy", "accuracy_centred_means")),
+        _train("wm_cosine_per_class"),
+        tuple(
+            str(LogKey(name, split)) for split in ("train", "val") for name in ("accuracy", "accuracy_centred_means")
+        ),
     ),
     "seddik_fig3": PaperFigure("transfer_grid", tables=("accuracy.csv", "curves.csv")),
     "lindegaard_fig1": PaperFigure(
@@ -53,11 +58,11 @@ FIGURES = {
         (),
         _train("sqi_epsilon", "sqi_epsilon_off", "sqi_ratio", "sqi_gap", *_SPREADS, "accuracy"),
     ),
-    "lindegaard_fig2": PaperFigure(
-        "layers_grid", (), (*_train(*_LAYER, *(f"{LOWER}/{name}" for name in _LAYER)), "train/loss")
+    "lindegaard_fig2": PaperFigure("layers_grid", (), (*_train(*_LAYER), *_train(*_LAYER, layer=LOWER), "train/loss")),
+    "lindegaard_fig3": PaperFigure(
+        "spectrum_grid", (*_train("explained_variance"), *_train("explained_variance", layer=LOWER))
     ),
-    "lindegaard_fig3": PaperFigure("spectrum_grid", ("explained_variance", f"{LOWER}/explained_variance")),
-    "lindegaard_table1": PaperFigure("samples_table", ("sqi_samples",)),
+    "lindegaard_table1": PaperFigure("samples_table", _train("sqi_samples")),
     "papyan_resnet18": PaperFigure("collapse_grid", (), _train("nc1", *_NC2, "nc3", "nc4", "accuracy")),
 }
 
@@ -90,10 +95,7 @@ def draw_paper_figure(folder: Path, figure: str) -> list[Path]:
         return []
     table, picture = folder / f"{figure}.csv", folder / f"{figure}.png"
     rows = [row for run in runs for row in (_copied(run, what.tables) if what.tables else _rows(run, what))]
-    with open(table, "w", newline="") as file:
-        writer = csv.DictWriter(file, dict.fromkeys(key for row in rows for key in row))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_table(table, dict.fromkeys(key for row in rows for key in row), rows)
     draw: Callable[[Sequence[Run]], Any] = getattr(papers, what.draw)
     draw(runs).savefig(picture, dpi=110)
     return [picture, table]
@@ -101,13 +103,15 @@ def draw_paper_figure(folder: Path, figure: str) -> list[Path]:
 
 def _rows(run: Run, what: PaperFigure) -> Iterator[dict[str, Any]]:
     start = _which(run)
-    for key in what.metrics:
-        for epoch, value in zip(*run.curves[key], strict=True):
-            yield start | {"epoch": int(epoch), "index": "", "metric": key, "value": float(value)}
-    for name in what.vectors:
-        looks = run.looks[f"nc/train/{name}"]
+    for text in what.metrics:
+        for epoch, value in zip(*run.curves[text], strict=True):
+            yield start | {"epoch": int(epoch), "index": "", "metric": text, "value": float(value)}
+    for text in what.vectors:
+        looks, key = run.looks[text], LogKey.parse(text)
+        name = str(replace(key, split="", prefix=""))
+        is_table = metric_of(key.name).axis == "sample"
         for epoch, values in zip(looks.epochs, looks.values, strict=True):
-            for index, metric, value in _samples(values) if name == "sqi_samples" else _entries(values, name):
+            for index, metric, value in _samples(values) if is_table else _entries(values, name):
                 yield start | {"epoch": int(epoch), "index": index, "metric": metric, "value": float(value)}
 
 

@@ -6,18 +6,22 @@ import json
 import math
 import platform
 import warnings
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from nc_callbacks.report import write_report
+from nc_callbacks.files import write_whole
+from nc_callbacks.metrics import LogKey
+from nc_callbacks.runs.folder import SUMMARY_FILE
+from nc_callbacks.runs.page import write_report
 
 PACKAGES = ("nc-callbacks", "torch", "lightning", "torchmetrics", "torchvision", "scikit-learn", "numpy")
-SUMMARY_FILE = "summary.json"
 
 
 def summarise(trainer: Trainer, folder: str | Path, seconds: float) -> dict[str, Any]:
@@ -55,26 +59,26 @@ def write_summary(folder: str | Path, metrics: dict[str, float], epochs: int, se
         "seconds": round(seconds, 2),
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
     }
-    Path(folder, SUMMARY_FILE).write_text(json.dumps(summary, indent=2) + "\n")
+    write_whole(Path(folder, SUMMARY_FILE), json.dumps(summary, indent=2) + "\n")
     return summary
 
 
 def print_summary(summary: dict[str, Any], folder: str | Path) -> None:
-    """Print the last values as a table, a column a split, and where the run's folder is."""
+    """Print the last values as a table, a column a split and loader, and where the run's folder is."""
     rows: dict[str, dict[str, float | None]] = {}
-    for key, value in summary["metrics"].items():
-        split = next((part for part in ("train", "val") if part in key.split("/")), "")
-        name = "/".join(part for part in key.split("/") if part != split)
-        rows.setdefault(name, {})[split] = value
+    for text, value in summary["metrics"].items():
+        key = LogKey.parse(text)
+        rows.setdefault(str(replace(key, split="", loader=None)), {})[key.data] = value
+    columns = list(dict.fromkeys(("train", "val", *(data for values in rows.values() for data in values))))
     table = Table(title=f"After {summary['epochs']} epochs, {summary['seconds']:.0f} s", title_justify="left")
     table.add_column("metric")
-    for split in ("train", "val"):
-        table.add_column(split, justify="right")
+    for column in columns:
+        table.add_column(column, justify="right")
     for name, values in rows.items():
-        table.add_row(name, *(_formatted(values[split]) if split in values else "" for split in ("train", "val")))
+        table.add_row(escape(name), *(_formatted(values[data]) if data in values else "" for data in columns))
     console = Console()
     console.print(table)
-    console.print(f"Run folder: {folder}", soft_wrap=True, highlight=False)
+    console.print(f"Run folder: {folder}", soft_wrap=True, highlight=False, markup=False)
 
 
 def write_page(folder: str | Path) -> None:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import json
-import re
+import math
 import statistics
 import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,31 +14,20 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from nc_callbacks.runs.job import ERROR_FILE, config_problem, is_finished
+from nc_callbacks.report.run import Run
+from nc_callbacks.runs.folder import SWEEP_FILE, read
+from nc_callbacks.runs.job import config_problem
 from nc_callbacks.runs.paper_figures import FIGURES, draw_paper_figure
 from nc_callbacks.runs.processes import share_folder, started_by_torchrun
-from nc_callbacks.runs.summary import SUMMARY_FILE, write_page
+from nc_callbacks.runs.summary import write_page
+from nc_callbacks.runs.tables import write_table
 
-SWEEP_FILE = "sweep.csv"
 MULTIRUN_FILE = "multirun.yaml"
 WIDTH_OF_FILES = 160
 """Columns for the table where output goes to a file or a pipe."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run of a sweep, as its folder tells."""
-
-    subfolder: str
-    status: str
-    """``finished``, ``failed`` or, where it was killed, ``unfinished``."""
-    error: str
-    overrides: dict[str, str]
-    metrics: dict[str, float | None]
-    """Final values by log key; None where not finite."""
-    seconds: float | None
 
 
 class SweepSummary(Callback):
@@ -122,23 +108,25 @@ def resume_problem(folder: Path, overrides: list[str]) -> str | None:
 
 
 def read_runs(folder: Path) -> list[Run]:
-    """The runs in a sweep's folder, in the order of their numbers."""
-    return [
-        _read_run(path.parent.parent, folder)
-        for path in sorted(folder.rglob(".hydra/overrides.yaml"), key=lambda path: _natural(str(path)))
-    ]
+    """The runs in a sweep's folder, in the order of their numbers; none where there are none."""
+    try:
+        return read(folder)[1]
+    except FileNotFoundError:
+        return []
 
 
 def write_sweep(runs: list[Run], folder: Path) -> None:
-    """Write ``sweep.csv``: a row a run; columns subfolder, status, error, overrides, final metrics, seconds."""
-    overrides = list(dict.fromkeys(key for run in runs for key in run.overrides))
-    metrics = list(dict.fromkeys(key for run in runs for key in run.metrics))
-    with open(folder / SWEEP_FILE, "w", newline="") as file:
-        writer = csv.DictWriter(file, ["subfolder", "status", "error", *overrides, *metrics, "seconds"])
-        writer.writeheader()
-        for run in runs:
-            state = {"subfolder": run.subfolder, "status": run.status, "error": run.error, "seconds": run.seconds}
-            writer.writerow(run.overrides | run.metrics | state)
+    """Write ``sweep.csv``: one row per run; columns subfolder, status, error, overrides, final metrics, seconds."""
+    columns = ["subfolder", "status", "error"]
+    for found in (run.overrides for run in runs), (run.metrics for run in runs):
+        columns += [key for key in dict.fromkeys(key for names in found for key in names) if key not in columns]
+    write_table(folder / SWEEP_FILE, [*columns, "seconds"], map(_row, runs))
+
+
+def _row(run: Run) -> dict[str, Any]:
+    state = {"subfolder": run.name, "status": run.status, "error": run.error, "seconds": run.seconds}
+    metrics = {key: value if math.isfinite(value) else "" for key, value in run.metrics.items()}
+    return run.overrides | metrics | state
 
 
 def print_sweep(runs: list[Run], folder: Path, metrics: list[str]) -> None:
@@ -159,60 +147,26 @@ def print_sweep(runs: list[Run], folder: Path, metrics: list[str]) -> None:
         finished = [run for run in group if run.status == "finished"]
         count = str(len(group)) if len(finished) == len(group) else f"{len(finished)} of {len(group)}"
         cells = (_mean_and_spread([run.metrics[key] for run in finished if key in run.metrics]) for key in shown)
-        table.add_row(*values, count, *cells)
+        table.add_row(*map(escape, values), count, *cells)
     console = Console(width=None if sys.stdout.isatty() else WIDTH_OF_FILES)
     console.print("Final values, mean ± standard deviation over seeds:")
     console.print(table)
     for run in runs:
         if run.status != "finished":
             overrides = " ".join(f"{key}={value}" for key, value in run.overrides.items())
-            line = f"{run.subfolder} ({overrides}) {run.status}{': ' if run.error else ''}{run.error}"
+            line = f"{run.name} ({overrides}) {run.status}{': ' if run.error else ''}{run.error}"
             console.print(line, soft_wrap=True, highlight=False, markup=False)
     console.print(f"Sweep folder: {folder}", soft_wrap=True, highlight=False, markup=False)
 
 
-def _read_run(run_folder: Path, folder: Path) -> Run:
-    overrides = (_parsed(str(text)) for text in OmegaConf.load(run_folder / ".hydra" / "overrides.yaml"))
-    summary: dict[str, Any] = {}
-    error = ""
-    if (run_folder / ERROR_FILE).is_file():
-        status = "failed"
-        error = " ".join(json.loads((run_folder / ERROR_FILE).read_text())["error"].split())
-    elif is_finished(run_folder):
-        status = "finished"
-        summary = json.loads((run_folder / SUMMARY_FILE).read_text())
-    else:
-        status = "unfinished"
-    return Run(
-        subfolder=run_folder.relative_to(folder).as_posix(),
-        status=status,
-        error=error,
-        overrides={key: value for key, value in overrides if key != "resume"},
-        metrics=summary.get("metrics", {}),
-        seconds=summary.get("seconds"),
-    )
-
-
-def _mean_and_spread(values: list[float | None]) -> str:
-    numbers = [value for value in values if value is not None]
-    if len(numbers) < len(values):
+def _mean_and_spread(values: list[float]) -> str:
+    if not all(map(math.isfinite, values)):
         return "not finite"
-    if not numbers:
+    if not values:
         return ""
-    spread = f"\n± {statistics.stdev(numbers):.2g}" if len(numbers) > 1 else ""
-    return f"{statistics.fmean(numbers):.3g}{spread}"
+    spread = f"\n± {statistics.stdev(values):.2g}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.3g}{spread}"
 
 
 def _is_resume(override: str) -> bool:
-    return _parsed(override)[0] == "resume"
-
-
-def _parsed(override: str) -> tuple[str, str]:
-    """Key and value of an override such as ``seed=1`` or ``+trainer.precision=64-true``."""
-    key, _, value = override.partition("=")
-    return key.lstrip("+"), value
-
-
-def _natural(text: str) -> list[tuple[int, str]]:
-    """Sorts numbers in a path by their value."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", text)]
+    return override.lstrip("+").startswith("resume=")

@@ -1,12 +1,14 @@
 """The page as a file: one, whole, escaped, and written from the command line too."""
 
+import json
 import re
-import runpy
+import subprocess
 import sys
-from html import unescape
+from html import escape, unescape
 from html.parser import HTMLParser
 from importlib.resources import files
 
+import numpy as np
 import pytest
 
 from nc_callbacks.report import write_report
@@ -103,6 +105,64 @@ def test_strings_are_escaped(tmp_path):
     assert "failed&lt;i&gt;" in text
 
 
+SPECIAL = """a&amp;b & <i> "q" 'p' $title"""
+
+
+@pytest.mark.parametrize("place", ["name", "override", "override's name", "data", "config", "version", "error"])
+def test_each_special_character_is_shown_as_it_is(tmp_path, place):
+    """Wherever a text of a run stands: `&`, `<` and both quotes come out as they went in."""
+    text = SPECIAL.replace("/", "")
+    folder = tmp_path / (text if place == "name" else "run")
+    overrides = (f"seed={text}",) if place == "override" else (f"{text}=1",) if place == "override's name" else ()
+    config = {"data": {"name": text}} if place == "data" else {"other": text} if place == "config" else {}
+    make_run(folder, overrides, **config)
+    if place == "version":
+        summary = {"metrics": {}, "versions": {"torch": text}}
+        (folder / "summary.json").write_text(json.dumps(summary))
+    if place == "error":
+        (folder / "error.json").write_text(json.dumps({"error": text}))
+    page = outline(folder)
+    assert "i" not in page.tags
+    written = write_report(folder).read_text(encoding="utf-8").split("<script type")[0]
+    assert escape(text) in written
+    assert '"q"' not in written
+    assert text in unescape(written)
+
+
+def test_content_of_scripts_has_no_markup(tmp_path):
+    folder = make_run(tmp_path / "a&b<c", (f"seed={ATTACK}",))
+    payload = re.search(r'id="payload">(.*?)</script>', write_report(folder).read_text(encoding="utf-8"), re.DOTALL)[1]
+    assert not set("<>&") & set(payload)
+    assert json.loads(payload)["runs"][0]["name"] == "a&b<c"
+
+
+def test_several_validation_loaders(tmp_path):
+    found = {
+        f"nc/val/{name}/dataloader_idx_{i}": np.full(3, 0.5 + i / 4) for name in ("accuracy", "nc1") for i in (0, 1)
+    }
+    found |= {"nc/val/body.4/nc1/dataloader_idx_1": np.full(3, 0.125), "nc/train/accuracy": np.full(3, 0.9)}
+    folder = tmp_path / "sweep"
+    for number in (0, 1):
+        run = make_run(folder / str(number), (f"seed={number}",), found)
+        (run / "looks.npz").unlink()
+    text = write_report(folder).read_text(encoding="utf-8")
+    assert re.findall(r"<button>(accuracy, val[^<]*)</button>", text) == [
+        "accuracy, val, loader 0",
+        "accuracy, val, loader 1",
+    ]
+    assert "Validation accuracy, loader 1: lowest in" in text
+    content = json.loads(re.search(r'id="payload">(.*?)</script>', text, re.DOTALL)[1])
+    places = {(curve["name"], curve["split"], curve["place"]) for curve in content["runs"][0]["curves"]}
+    head = "classifier's input"
+    assert places == {
+        *((name, f"val, loader {i}", head) for name in ("accuracy", "nc1") for i in (0, 1)),
+        ("nc1", "val, loader 1", "body.4"),
+        ("accuracy", "train", head),
+    }
+    text = write_report(folder / "0").read_text(encoding="utf-8")
+    assert "50.0 % of the validation set (loader 0), 75.0 % of the validation set (loader 1)" in text
+
+
 def test_few_files_give_a_page_that_says_so(tmp_path):
     text = " ".join(outline(make_failed_run(tmp_path / "run")).words)
     assert "No values of the callbacks were found" in text
@@ -118,9 +178,9 @@ def test_command_line(tmp_path, capsys):
     assert "is no run and no sweep" in capsys.readouterr().err
 
 
-def test_module_runs(tmp_path, monkeypatch):
+def test_module_runs_without_a_word_of_its_own(tmp_path):
     folder = make_run(tmp_path / "run")
-    monkeypatch.setattr(sys, "argv", ["report", str(folder)])
-    with pytest.raises(SystemExit, match="0"):
-        runpy.run_module("nc_callbacks.report", run_name="__main__")
+    command = [sys.executable, "-W", "error", "-m", "nc_callbacks.report", str(folder)]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert (run.returncode, run.stderr) == (0, "")
     assert (folder / "report.html").is_file()

@@ -76,6 +76,6 @@ def test_budgets_thin_curves_and_matrices(tmp_path, monkeypatch):
 
 
 def test_values_that_json_has_no_word_for(run):
-    run.final["nc/train/nc1"] = float("inf")
+    run.metrics["nc/train/nc1"] = float("inf")
     content = json.loads(json.dumps(build_payload([run], False), allow_nan=False))
     assert content["runs"][0]["final"]["nc/train/nc1"] is None

@@ -6,7 +6,9 @@ import math
 import numpy as np
 import pytest
 
-from nc_callbacks.runs.folder import read, read_looks, read_metrics, varying
+from nc_callbacks.report.run import varying
+from nc_callbacks.runs.folder import read, read_looks, read_metrics
+from nc_callbacks.runs.page import write_report
 from tests.report.common import curves, make_failed_run, make_run, make_sweep
 
 
@@ -54,6 +56,37 @@ def test_sweep(tmp_path):
     assert runs[-1].error == "ValueError: no such activation"
     assert varying(runs) == ["model.activation", "seed"]
     assert varying(runs[:1]) == []
+
+
+def test_runs_of_nested_subfolders(tmp_path):
+    """As of hydra.sweep.subdir=${model.activation}/${seed}."""
+    for activation in ("tanh", "relu"):
+        for seed in (0, 2, 10):
+            make_run(tmp_path / activation / str(seed), (f"model.activation={activation}", f"seed={seed}"))
+    (tmp_path / ".submitit" / "1" / ".hydra").mkdir(parents=True)
+    (tmp_path / "tanh" / "0" / "checkpoints" / ".hydra").mkdir(parents=True)
+    is_sweep, runs = read(tmp_path)
+    assert is_sweep
+    assert [run.name for run in runs] == ["relu/0", "relu/2", "relu/10", "tanh/0", "tanh/2", "tanh/10"]
+    assert varying(runs) == ["model.activation", "seed"]
+    write_report(tmp_path / "tanh" / "2")
+    assert "href='tanh/2/report.html'" in write_report(tmp_path).read_text(encoding="utf-8")
+
+
+def test_linked_runs_and_circles(tmp_path):
+    make_run(tmp_path / "elsewhere" / "0")
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "linked").symlink_to(tmp_path / "elsewhere" / "0")
+    (tmp_path / "sweep" / "circle").symlink_to(tmp_path / "sweep")
+    assert [run.name for run in read(tmp_path / "sweep")[1]] == ["linked"]
+
+
+def test_own_record_counts_more_than_the_table(tmp_path):
+    make_sweep(tmp_path)
+    (tmp_path / "10" / "error.json").write_text('{"error": "KeyError: 1"}')
+    (tmp_path / "sweep.csv").write_text("subfolder,status,error\n0,failed,x\n10,failed,old\n")
+    runs = read(tmp_path)[1]
+    assert [(run.status, run.error) for run in runs[::4]] == [("finished", ""), ("failed", "KeyError: 1")]
 
 
 def test_sweep_without_its_table(tmp_path):

@@ -42,10 +42,11 @@ def folder(tmp_path):
 
 def test_runs_as_their_folders_tell(folder):
     runs = read_runs(folder)
-    assert [run.subfolder for run in runs] == ["0", "1", "2", "9", "10", "11", "20", "100"]
+    assert [run.name for run in runs] == ["0", "1", "2", "9", "10", "11", "20", "100"]
     assert [run.status for run in runs] == ["finished"] * 6 + ["failed", "unfinished"]
     assert runs[4].overrides == {"model.activation": "relu", "seed": "1", "trainer.precision": "32"}
-    assert runs[4].metrics == {"val/accuracy": 0.7, "nc/train/nc1": None}
+    assert runs[4].metrics["val/accuracy"] == 0.7
+    assert math.isnan(runs[4].metrics["nc/train/nc1"])
     assert runs[6].error == 'ValueError: a b [c], "d"'
     assert runs[6].metrics == runs[7].metrics == {}
 
@@ -66,6 +67,49 @@ def test_sweep_csv(folder):
     assert [row["seconds"] for row in rows] == ["1.5"] * 6 + ["", ""]
     assert rows[6]["error"] == 'ValueError: a b [c], "d"'
     assert rows[7]["status"] == "unfinished"
+
+
+def test_sweep_csv_runs_nothing_in_a_spreadsheet(tmp_path):
+    make_run(tmp_path, "=0", ["+x==cmd|' /C calc'!A0", "y=-0.5", "@z=1"], {"=nc": -0.25}, error=None)
+    make_run(tmp_path, "1", ["x=-1+1"], error="@SUM(A1)")
+    make_run(tmp_path, "2", [])
+    write_sweep(read_runs(tmp_path), tmp_path)
+    with open(tmp_path / "sweep.csv", newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["subfolder", "status", "error", "x", "y", "'@z", "'=nc", "seconds"]
+    assert sorted(rows) == [
+        ["'=0", "finished", "", "'=cmd|' /C calc'!A0", "-0.5", "1", "-0.25", "1.5"],
+        ["1", "failed", "'@SUM(A1)", "'-1+1", "", "", "", ""],
+        ["2", "unfinished", "", "", "", "", "", ""],
+    ]
+    # What it says of runs whose folder says nothing is found again.
+    (tmp_path / "=3" / ".hydra").mkdir(parents=True)
+    (tmp_path / "sweep.csv").write_text("subfolder,status,error\n'=3,failed,killed\n")
+    assert {run.name: run.error for run in read_runs(tmp_path)}["=3"] == "killed"
+
+
+def test_nested_subfolders(tmp_path):
+    make_run(tmp_path, "tanh/0", ["model.activation=tanh"], {"val/accuracy": 1.0})
+    make_run(tmp_path, "relu/0", ["model.activation=relu"], error="ValueError: x")
+    assert {run.name: run.status for run in read_runs(tmp_path)} == {"tanh/0": "finished", "relu/0": "failed"}
+
+
+def test_broken_summary_is_no_finished_run(tmp_path):
+    make_run(tmp_path, "0", ["seed=0"], {"val/accuracy": 1.0})
+    (tmp_path / "0" / "summary.json").write_text("")
+    (run,) = read_runs(tmp_path)
+    assert (run.status, run.overrides, run.metrics) == ("unreadable", {"seed": "0"}, {})
+    write_sweep([run], tmp_path)
+    assert "summary.json cannot be read" in (tmp_path / "sweep.csv").read_text()
+
+
+def test_table_shows_brackets_as_they_are(tmp_path, capsys):
+    make_run(tmp_path, "0", ["names=[cat,dog]"], {"val/accuracy": 1.0})
+    make_run(tmp_path, "1", ["names=[/bold]"], {"val/accuracy": 1.0})
+    print_sweep(read_runs(tmp_path), tmp_path, KEYS)
+    printed = capsys.readouterr().out
+    assert "[cat,dog]" in printed
+    assert "[/bold]" in printed
 
 
 def test_table(folder, capsys):

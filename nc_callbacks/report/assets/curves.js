@@ -20,7 +20,7 @@ function curvesOf(run, name, own) {
 }
 
 function splitDash(split) {
-  return DASHES[Math.max(SPLITS.indexOf(split), 0)];
+  return DASHES[Math.max(SPLITS.indexOf(split), 0) % DASHES.length];
 }
 
 /** Curves by layer, the classifier's input first, then by split. */

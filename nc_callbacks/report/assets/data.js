@@ -51,7 +51,13 @@ function distinct(things, field) {
 }
 
 const allCurves = RUNS.flatMap((run) => run.curves);
-const SPLITS = ["train", "val", "test"].filter((split) => allCurves.some((curve) => curve.split === split));
+/** "train", "val", "test", each with its loaders where there are several ("val, loader 1"). */
+function splitsIn(things) {
+  const order = (split) => ["train", "val", "test"].indexOf(split.split(",")[0]);
+  return distinct(things, "split").filter(Boolean).sort((a, b) => order(a) - order(b) || a.localeCompare(b, undefined, { numeric: true }));
+}
+
+const SPLITS = splitsIn(allCurves);
 const HEAD = "classifier's input";
 const headFirst = (a, b) => (b === HEAD) - (a === HEAD);
 const PLACES = distinct(allCurves.filter((curve) => !curve.own), "place").sort(headFirst);

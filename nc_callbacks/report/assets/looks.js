@@ -39,12 +39,12 @@ function rangeOffDiagonal(looks) {
   return all.reduce((largest, value) => Math.max(largest, value), 1e-6);
 }
 
-function heatMap() {
-  const looks = looksOf("class_mean_cosines");
+function heatMap(name, limit) {
+  const looks = looksOf(name);
   const values = looks && entriesAt(looks, shown.epoch);
   if (!values) return { traces: [] };
   const [k] = looks.shape;
-  const range = k <= 12 ? 1 : rangeOffDiagonal(looks);
+  const range = k <= 12 && limit ? limit : rangeOffDiagonal(looks);
   const names = Array.from({ length: k }, (_, i) => classText(i, looks.step));
   const off = values.filter((_, i) => i % (k + 1) && Number.isFinite(values[i]));
   const mean = off.reduce((sum, value) => sum + value, 0) / off.length;
@@ -82,13 +82,13 @@ function heatMap() {
   };
 }
 
-/** The cosine of each class over the looks: lines, or bands of quantiles where there are many classes. */
-function cosinesOverEpochs() {
-  const looks = looksOf("wm_cosine_per_class");
+/** A value of each class over the looks: lines, or bands of quantiles where there are many classes. */
+function overEpochs(name, unit) {
+  const looks = looksOf(name);
   if (!looks) return { traces: [] };
   const rows = looks.epochs.map((_, row) => entries(looks, row));
   const here = { type: "line", x0: shown.epoch, x1: shown.epoch, yref: "paper", y0: 0, y1: 1, line: { color: theme("muted"), width: 1, dash: "dot" } };
-  const layout = { height: TALL, xaxis: epochAxis(looks.epochs), yaxis: axis("cosine"), hovermode: "closest", shapes: [here] };
+  const layout = { height: TALL, xaxis: epochAxis(looks.epochs), yaxis: axis(unit), hovermode: "closest", shapes: [here] };
   const k = looks.shape[0];
   const last = rows.at(-1).filter(Number.isFinite);
   const summary = `${k} classes; last look from ${short(Math.min(...last))} to ${short(Math.max(...last))}.`;
@@ -155,9 +155,10 @@ function byClass(unit, metrics, height) {
 }
 
 /** Spectra of every layer at the slider's epoch. */
-function spectrum(unit, transform, log) {
+function spectrum(name, unit, log) {
+  const [kept, transform] = DERIVED[name] ?? [name, (values) => values];
   const lines = lookPlaces()
-    .map((place, index) => ({ place, index, looks: looksOf("explained_variance", place) }))
+    .map((place, index) => ({ place, index, looks: looksOf(kept, place) }))
     .map((item) => ({ ...item, values: item.looks && entriesAt(item.looks, shown.epoch) }))
     .filter((item) => item.values);
   if (!lines.length) return { traces: [] };
@@ -202,20 +203,20 @@ function drawSamples() {
   place.append(table);
 }
 
-const MU = [["mu1_per_class", "‖m_c‖²"], ["mu2_per_class", "m_cᵀm_c' over c'"]];
-const SIGMA = [["sigma1_per_class", "σ²₁, diagonal"], ["sigma2_per_class", "σ²₂, off diagonal"]];
+/** What is not kept, since another vector gives it: which one, and how. */
+const DERIVED = {
+  singular_values: ["explained_variance", singularValues],
+  cumulative_explained_variance: ["explained_variance", cumulative],
+};
 
-/** What must have been recorded, title, what is drawn. */
-const LOOK_PANELS = [
-  ["class_mean_cosines", "Cosines of the centred class means", heatMap],
-  ["wm_cosine_per_class", "Cos(w_c, μ_c) over epochs", cosinesOverEpochs],
-  ["wm_cosine_per_class", "Cos(w_c, μ_c) of each class", () => byClass("cosine", [["wm_cosine_per_class", "cosine"]], TALL)],
-  ["mu1_per_class", "Class means: μ", () => byClass("squared features", MU)],
-  ["sigma1_per_class", "Class covariances: σ²", () => byClass("squared features", SIGMA)],
-  ["class_mean_norms", "Norms of the centred class means", () => byClass("features", [["class_mean_norms", "‖μ_c‖"]])],
-  ["explained_variance", "Singular values (squares add up to 1)", () => spectrum("dimensionless", singularValues, true)],
-  ["explained_variance", "Cumulative explained variance", () => spectrum("share of variance", cumulative, false)],
-];
+/** What must have been recorded, title, what is drawn: the panels of some rows of the registry. */
+function panelsOf({ title, unit, log, limit, axis: along, overEpochs: over, metrics }) {
+  const [name] = metrics.map((metric) => metric.name);
+  if (along === "class × class") return [[name, title, () => heatMap(name, limit)]];
+  if (along === "direction") return [[DERIVED[name]?.[0] ?? name, title, () => spectrum(name, unit, log)]];
+  const each = [name, title, () => byClass(unit, metrics.map((metric) => [metric.name, metric.label]), over ? TALL : 0)];
+  return over ? [[name, over, () => overEpochs(name, unit)], each] : [each];
+}
 
 function drawLooks() {
   lookCharts.forEach((chart) => chart.refresh());
@@ -264,7 +265,7 @@ function addLooks() {
     return;
   }
   const controls = document.getElementById("look-controls");
-  const splits = SPLITS.filter((split) => shown.run.looks.some((look) => look.split === split));
+  const splits = splitsIn(shown.run.looks);
   [shown.split] = splits;
   [shown.place] = lookPlaces();
   const last = Number.MAX_SAFE_INTEGER;
@@ -292,7 +293,7 @@ function addLooks() {
   const move = addSlider(controls);
   const grid = document.getElementById("look-panels");
   const recorded = new Set(RUNS.flatMap((run) => run.looks.map((look) => look.name)));
-  const panels = LOOK_PANELS.filter(([name]) => recorded.has(name));
+  const panels = CONTENT.lookPanels.flatMap(panelsOf).filter(([name]) => recorded.has(name));
   lookCharts = panels.map(([, title, content]) => new Chart(grid, title, content));
   move(last);
 }
