@@ -10,6 +10,8 @@ from nc_callbacks.callbacks.base import CollapseCallback
 from nc_callbacks.engine.measurement import Measurement
 from nc_callbacks.engine.request import Needs, Observation
 from nc_callbacks.functional.pairs import pair_metrics
+from nc_callbacks.functional.rounding import centred as centred_at
+from nc_callbacks.functional.rounding import rounding_of_sums
 
 MAX_CLASSES_OF_MATRIX = 1_000
 """The k × k cosines are kept in `latest` up to this number of classes."""
@@ -60,27 +62,27 @@ class NeuralCollapse(CollapseCallback):
     def measure(self, observation: Observation) -> Measurement:
         moments = observation.moments
         assert moments.within is not None
-        means = moments.means
+        means, precision = moments.means, moments.precision
         centre = moments.sample_mean if self.global_mean == "samples" else None
         classifier = observation.classifier
         # These centre the means for themselves: where classes are many, no other copy shall stand beside theirs.
         tensors = {
-            "nc1": F_nc.nc1(moments.within, means, centre),
-            "nc1_quotient": F_nc.nc1_quotient(moments.within, means, centre),
+            "nc1": F_nc.nc1(moments.within, means, centre, precision),
+            "nc1_quotient": F_nc.nc1_quotient(moments.within, means, centre, precision),
         }
         if classifier is not None:
             tensors |= {
-                "nc3": F_nc.nc3(classifier.weight, means, centre),
-                "nc3_etf": F_nc.nc3_etf(classifier.weight, means, centre),
-                "nc3_uniform_duality": F_nc.nc3_uniform_duality(classifier.weight, means, centre),
+                "nc3": F_nc.nc3(classifier.weight, means, centre, precision),
+                "nc3_etf": F_nc.nc3_etf(classifier.weight, means, centre, precision),
+                "nc3_uniform_duality": F_nc.nc3_uniform_duality(classifier.weight, means, centre, precision),
             }
-        centred = moments.centred_means if centre is None else means - centre
+        centred = centred_at(means, centre, precision)
         tensors |= {
             "nc2_equinorm": F_nc.nc2_equinorm(centred),
             "nc2_equiangularity_signed": F_nc.nc2_equiangularity(centred, signed=True),
             "nc2_etf": F_nc.nc2_etf(centred),
         }
-        pairs = pair_metrics(centred, moments.traces)
+        pairs = pair_metrics(centred, moments.traces, nearest=rounding_of_sums(means, precision).norm())
         assert pairs.cdnv is not None
         tensors |= {
             "nc1_cdnv": pairs.cdnv,

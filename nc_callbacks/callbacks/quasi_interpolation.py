@@ -17,6 +17,7 @@ from nc_callbacks.engine.measurement import Measurement
 from nc_callbacks.engine.request import ClassifierObservation, Needs, Observation
 from nc_callbacks.engine.session import shared
 from nc_callbacks.engine.trainer import is_a
+from nc_callbacks.functional import quasi_interpolation_errors
 from nc_callbacks.statistics import Outputs
 
 SAMPLES_FILE = "quasi_interpolation_samples.csv"
@@ -105,10 +106,10 @@ class QuasiInterpolation(CollapseCallback):
         row_of = {index: row for row, index in enumerate(rows[:, 0].long().tolist())}
         rows = rows[[row_of[index] for index in self.samples if index in row_of]]
         labels, outputs = rows[:, 1:2], rows[:, 2:]
-        outputs = outputs.softmax(1) if self.kind == "softmax" else outputs
-        label = labels.long()
-        epsilon = 1 - outputs.gather(1, label)
-        return torch.cat([rows[:, :2], epsilon, outputs.scatter(1, label, torch.nan)], 1)
+        label, softmax = labels.long(), self.kind == "softmax"
+        epsilon, _ = quasi_interpolation_errors(outputs, label.squeeze(1), softmax)
+        outputs = outputs.softmax(1) if softmax else outputs
+        return torch.cat([rows[:, :2], epsilon[:, None], outputs.scatter(1, label, torch.nan)], 1)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_epoch_end(trainer, pl_module)

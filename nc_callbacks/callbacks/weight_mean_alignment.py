@@ -79,7 +79,7 @@ class WeightMeanAlignment(CollapseCallback):
         shares: dict[str, float | None] = {}
         if classifier is not None:
             centre = moments.sample_mean if self.global_mean == "samples" else None
-            cosines = F_nc.wm_cosine(classifier.weight, moments.means, centre)
+            cosines = F_nc.wm_cosine(classifier.weight, moments.means, centre, moments.precision)
             numbers |= {"wm_cosine": cosines.mean(), "wm_cosine_min": cosines.min(), "wm_cosine_max": cosines.max()}
             vectors["wm_cosine_per_class"] = cosines
             shares = {"accuracy": classifier.accuracy, "accuracy_centred_means": classifier.centred_mean_accuracy}

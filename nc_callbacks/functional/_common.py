@@ -1,16 +1,40 @@
-"""What the metrics share: one dtype, centring, and loops over blocks of rows instead of k × k matrices."""
+"""What the metrics share: one dtype, checks, and loops over blocks of rows instead of k × k matrices."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import reduce
+from typing import ParamSpec, TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
+
+from nc_callbacks.statistics.precision import wide_dtype
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 BLOCK_BYTES = 4 * 2**20
 """Bound on the memory of one block of a matrix with a row a class: a few of them stay in a CPU's cache."""
+
+
+def full_precision(function: Callable[P, T]) -> Callable[P, T]:
+    """The function without autocast, which would round its products to half precision."""
+
+    @functools.wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
+        given = (*args, *kwargs.values())
+        tensors = [getattr(value, "means", value) for value in given]
+        with ExitStack() as stack:
+            for kind in {tensor.device.type for tensor in tensors if isinstance(tensor, Tensor)}:
+                if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+                    stack.enter_context(torch.autocast(kind, enabled=False))
+            return function(*args, **kwargs)
+
+    return wrapped
 
 
 def common_dtype(*tensors: Tensor | None) -> torch.dtype:
@@ -27,25 +51,27 @@ def as_matrix(name: str, tensor: Float[Tensor, "k p"], dtype: torch.dtype | None
     return tensor.to(dtype or common_dtype(tensor))
 
 
-def centred(means: Float[Tensor, "k p"], global_mean: Float[Tensor, " p"] | None = None) -> Float[Tensor, "k p"]:
-    """M = means − m, with m the mean of the rows or `global_mean`."""
-    if global_mean is not None:
-        return means - global_mean.to(means.dtype)
-    once = means - means.mean(0)
-    # Where all means share a large offset the first mean is rounded; what it left over is taken out here.
-    once -= once.mean(0)
-    return once
-
-
-def same_shape(weight: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
-    """Both matrices, the means in the dtype of both, checked to have one shape."""
-    weight, means = as_matrix("weight", weight), as_matrix("means", means, common_dtype(weight, means))
+def same_shape(weight: Tensor, means: Tensor) -> tuple[Tensor, Tensor, torch.dtype]:
+    """Both matrices, checked to have one shape, and the dtype of what is made of both."""
+    weight, means = as_matrix("weight", weight), as_matrix("means", means)
     if weight.shape != means.shape:
         raise ValueError(
             f"weight and means must have the same shape (k, p), got {tuple(weight.shape)} and {tuple(means.shape)}. "
             "A classifier with a convolutional weight is flattened by weight.flatten(1)."
         )
-    return weight, means
+    return weight, means, common_dtype(weight, means)
+
+
+def class_labels(targets: Tensor, k: int) -> Int[Tensor, " *n"]:
+    """Targets as int64, checked to be class indices in 0…k−1 (of any integer type, bool, or integral floats)."""
+    if targets.is_complex():
+        raise ValueError(f"targets must be class indices, got {targets.dtype}.")
+    labels = targets.long()
+    if targets.is_floating_point() and not torch.equal(labels.to(targets.dtype), targets):
+        raise ValueError("targets must be class indices, got floating point numbers that are no integers.")
+    if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < k:
+        raise ValueError(f"targets must lie in 0…{k - 1}, got {int(labels.min())}…{int(labels.max())}.")
+    return labels
 
 
 def row_blocks(rows: int, columns: int, dtype: torch.dtype) -> Iterator[slice]:
@@ -55,11 +81,50 @@ def row_blocks(rows: int, columns: int, dtype: torch.dtype) -> Iterator[slice]:
 
 
 def row_parts(*matrices: Float[Tensor, "k p"]) -> Iterator[tuple[Tensor, ...]]:
-    """The same rows of several matrices in their common dtype, block by block."""
-    dtype = common_dtype(*matrices)
+    """The same rows of several matrices in float64, block by block."""
+    dtype = torch.promote_types(common_dtype(*matrices), wide_dtype(matrices[0].device))
     rows, columns = matrices[0].shape
     blocks = row_blocks(rows, columns, dtype)
     return (tuple(matrix[block].to(dtype) for matrix in matrices) for block in blocks)
+
+
+def unit_parts(*matrices: Float[Tensor, "k p"]) -> Iterator[tuple[Tensor, ...]]:
+    """The same rows of several matrices, each matrix divided by its `magnitude`."""
+    scales = [magnitude(matrix) for matrix in matrices]
+    return (tuple(m / s for m, s in zip(rows, scales, strict=True)) for rows in row_parts(*matrices))
+
+
+def directions(rows: Float[Tensor, "n p"]) -> Float[Tensor, "n p"]:
+    """Rows of length 1, whatever their sizes; NaN for a row of zeros."""
+    rows = rows / rows.detach().abs().amax(1, keepdim=True)
+    return rows / rows.norm(dim=1, keepdim=True)
+
+
+def magnitude(tensor: Tensor) -> Float[Tensor, ""]:
+    """The power of two just below the largest entry: numbers divided by it can be squared without loss; 1 for zeros."""
+    dtype = torch.promote_types(common_dtype(tensor), wide_dtype(tensor.device))
+    largest = torch.stack(tensor.detach().aminmax()).abs().amax().to(dtype)
+    scale = torch.ldexp(torch.ones_like(largest), torch.frexp(largest).exponent - 1)
+    return torch.where(largest.isfinite() & (largest > 0), scale, 1)
+
+
+def scaled(tensor: Float[Tensor, "k p"], widen: bool = True) -> tuple[Float[Tensor, "k p"], float]:
+    """The matrix, in float64 or as it is, and a number that it was divided by: 1 where squares are in no danger."""
+    scale = float(magnitude(tensor))
+    if widen:
+        tensor = tensor.to(torch.promote_types(common_dtype(tensor), wide_dtype(tensor.device)))
+    safe = torch.finfo(tensor.dtype).tiny ** 0.25
+    return (tensor, 1.0) if safe < scale < 1 / safe else (tensor / scale, scale)
+
+
+def check_normal(name: str, variances: Tensor) -> None:
+    """Refuse variances that have lost their digits, for all of them are below the normal numbers of their type."""
+    largest = variances.detach().abs().amax() if variances.numel() else variances.new_zeros(())
+    if 0 < largest < torch.finfo(variances.dtype).tiny:
+        raise ValueError(
+            f"{name} must be normal numbers of {variances.dtype}, got at most {float(largest):.2g}, of which digits "
+            "are lost. Gather the moments in float64, or scale the features."
+        )
 
 
 def is_finite(tensor: Tensor) -> Tensor:
@@ -71,14 +136,15 @@ def etf_distance(a: Float[Tensor, "k p"], b: Float[Tensor, "k p"]) -> Float[Tens
     """‖ A Bᵀ/‖A Bᵀ‖_F − E ‖_F with E = (I_k − 11ᵀ/k)/√(k−1)."""
     k, p = a.shape
     # The rank of A Bᵀ keeps the distance above √(2 − √2) where 2p ≤ k − 1: no digits are lost in 2 − 2 cos(A Bᵀ, E).
-    return _etf_distance_by_features(a, b) if 2 * p < k else _etf_distance_by_classes(a, b)
+    distance = _etf_distance_by_features(a, b) if 2 * p < k else _etf_distance_by_classes(a, b)
+    return distance.to(common_dtype(a, b))
 
 
 def _etf_distance_by_features(a: Tensor, b: Tensor) -> Tensor:
     """From p × p matrices alone: ‖A Bᵀ‖² = tr(AᵀA BᵀB), and E has norm 1."""
     k = len(a)
     terms: Iterator[tuple[Tensor, ...]] = (
-        (x.T @ x, y.T @ y, x.sum(0), y.sum(0), (x * y).sum()) for x, y in row_parts(a, b)
+        (x.T @ x, y.T @ y, x.sum(0), y.sum(0), (x * y).sum()) for x, y in unit_parts(a, b)
     )
     # Added up one by one: all blocks' p × p matrices together would be larger than A.
     a_gram, b_gram, a_sum, b_sum, trace = reduce(_added, terms)
@@ -93,7 +159,8 @@ def _added(a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 def _etf_distance_by_classes(a: Tensor, b: Tensor) -> Tensor:
     """Entry by entry: the k × k matrix is at most four times as large as a p × p one."""
-    k, dtype = len(a), common_dtype(a, b)
-    product = a.to(dtype) @ b.to(dtype).T
+    k, scales = len(a), (magnitude(a), magnitude(b))
+    dtype = torch.promote_types(common_dtype(a, b), scales[0].dtype)
+    product = (a.to(dtype) / scales[0]) @ (b.to(dtype) / scales[1]).T
     etf = (torch.eye(k, dtype=dtype, device=a.device) - 1 / k) / (k - 1) ** 0.5
     return (product / product.norm() - etf).norm()

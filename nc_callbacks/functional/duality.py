@@ -8,11 +8,25 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nc_callbacks.functional._common import as_matrix, centred, etf_distance, row_parts, same_shape
+from nc_callbacks.functional._common import (
+    as_matrix,
+    directions,
+    etf_distance,
+    full_precision,
+    row_parts,
+    same_shape,
+    scaled,
+    unit_parts,
+)
+from nc_callbacks.functional.rounding import centred
 
 
+@full_precision
 def nc3(
-    weight: Float[Tensor, "k p"], means: Float[Tensor, "k p"], global_mean: Float[Tensor, " p"] | None = None
+    weight: Float[Tensor, "k p"],
+    means: Float[Tensor, "k p"],
+    global_mean: Float[Tensor, " p"] | None = None,
+    precision: float | None = None,
 ) -> Float[Tensor, ""]:
     """‖ W/‖W‖_F − M/‖M‖_F ‖_F², dimensionless, in [0, 4]; 0 at self-duality (Papyan et al. 2020).
 
@@ -20,6 +34,8 @@ def nc3(
         weight: W, the classifier's weight.
         means: Uncentred class means.
         global_mean: Vector to centre at; by default the mean of the class means.
+        precision: ε of the features (`ClassMoments.precision`); by default that of the coarsest of means and centre.
+            A class mean that is no further from the centre than its sums are rounded is at the centre.
 
     Raises:
         ValueError: The shapes differ, or there are fewer than two classes.
@@ -29,15 +45,20 @@ def nc3(
         >>> nc3(torch.tensor([[5.0, 0.0], [-5.0, 0.0]]), means)
         tensor(0.)
     """
-    weight, means = same_shape(weight, means)
-    means = centred(means, global_mean)
-    squares = torch.stack([torch.stack([w.square().sum(), m.square().sum()]) for w, m in row_parts(weight, means)])
+    weight, means, dtype = same_shape(weight, means)
+    means = centred(means, global_mean, precision)
+    squares = torch.stack([torch.stack([w.square().sum(), m.square().sum()]) for w, m in unit_parts(weight, means)])
     w_norm, m_norm = squares.sum(0).sqrt()
-    return torch.stack([(w / w_norm - m / m_norm).square().sum() for w, m in row_parts(weight, means)]).sum()
+    gaps = [(w / w_norm - m / m_norm).square().sum() for w, m in unit_parts(weight, means)]
+    return torch.stack(gaps).sum().to(dtype)
 
 
+@full_precision
 def nc3_etf(
-    weight: Float[Tensor, "k p"], means: Float[Tensor, "k p"], global_mean: Float[Tensor, " p"] | None = None
+    weight: Float[Tensor, "k p"],
+    means: Float[Tensor, "k p"],
+    global_mean: Float[Tensor, " p"] | None = None,
+    precision: float | None = None,
 ) -> Float[Tensor, ""]:
     """‖ W Mᵀ/‖W Mᵀ‖_F − E ‖_F with E = (I − 11ᵀ/k)/√(k−1), in [0, 2] (Zhu et al. 2021).
 
@@ -47,6 +68,8 @@ def nc3_etf(
         weight: W, the classifier's weight.
         means: Uncentred class means.
         global_mean: Vector to centre at; by default the mean of the class means.
+        precision: ε of the features (`ClassMoments.precision`); by default that of the coarsest of means and centre.
+            A class mean that is no further from the centre than its sums are rounded is at the centre.
 
     Raises:
         ValueError: The shapes differ, or there are fewer than two classes.
@@ -55,12 +78,16 @@ def nc3_etf(
         >>> nc3_etf(torch.eye(3), torch.eye(3)) < 1e-6
         tensor(True)
     """
-    weight, means = same_shape(weight, means)
-    return etf_distance(weight, centred(means, global_mean))
+    weight, means, dtype = same_shape(weight, means)
+    return etf_distance(weight, centred(means, global_mean, precision)).to(dtype)
 
 
+@full_precision
 def wm_cosine(
-    weight: Float[Tensor, "k p"], means: Float[Tensor, "k p"], global_mean: Float[Tensor, " p"] | None = None
+    weight: Float[Tensor, "k p"],
+    means: Float[Tensor, "k p"],
+    global_mean: Float[Tensor, " p"] | None = None,
+    precision: float | None = None,
 ) -> Float[Tensor, " k"]:
     """Cos(w_c, μ_c) for each class, in [−1, 1] (Seddik & Tamaazousti 2022, Corollary 2 and Fig. 2).
 
@@ -68,6 +95,8 @@ def wm_cosine(
         weight: W, the classifier's weight.
         means: Uncentred class means.
         global_mean: Vector to centre at; by default the mean of the class means.
+        precision: ε of the features (`ClassMoments.precision`); by default that of the coarsest of means and centre.
+            A class mean that is no further from the centre than its sums are rounded is at the centre.
 
     Raises:
         ValueError: The shapes differ, or there are fewer than two classes.
@@ -76,17 +105,19 @@ def wm_cosine(
         >>> wm_cosine(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
         tensor([1., 0.])
     """
-    weight, means = same_shape(weight, means)
-    means = centred(means, global_mean)
-    cosines = [
-        (w / w.norm(dim=1, keepdim=True) * (m / m.norm(dim=1, keepdim=True))).sum(1)
-        for w, m in row_parts(weight, means)
-    ]
-    return torch.cat(cosines).clamp(-1, 1)
+    weight, means, dtype = same_shape(weight, means)
+    means = centred(means, global_mean, precision)
+    # Each row by its own size: a class far smaller than the others has a direction too.
+    cosines = [(directions(w) * directions(m)).sum(1) for w, m in row_parts(weight, means)]
+    return torch.cat(cosines).clamp(-1, 1).to(dtype)
 
 
+@full_precision
 def nc3_uniform_duality(
-    weight: Float[Tensor, "k p"], means: Float[Tensor, "k p"], global_mean: Float[Tensor, " p"] | None = None
+    weight: Float[Tensor, "k p"],
+    means: Float[Tensor, "k p"],
+    global_mean: Float[Tensor, " p"] | None = None,
+    precision: float | None = None,
 ) -> Float[Tensor, ""]:
     """Variance over c of cos(w_c, μ_c), divisor k; dimensionless, in [0, 1] (Wu & Papyan 2024).
 
@@ -94,6 +125,8 @@ def nc3_uniform_duality(
         weight: W, the classifier's weight.
         means: Uncentred class means.
         global_mean: Vector to centre at; by default the mean of the class means.
+        precision: ε of the features (`ClassMoments.precision`); by default that of the coarsest of means and centre.
+            A class mean that is no further from the centre than its sums are rounded is at the centre.
 
     Raises:
         ValueError: The shapes differ, or there are fewer than two classes.
@@ -102,11 +135,14 @@ def nc3_uniform_duality(
         >>> nc3_uniform_duality(torch.eye(3), torch.eye(3)) < 1e-12
         tensor(True)
     """
-    return wm_cosine(weight, means, global_mean).var(correction=0)
+    return wm_cosine(weight, means, global_mean, precision).var(correction=0)
 
 
+@full_precision
 def centred_mean_weight(
-    means: Float[Tensor, "k p"], normalize: Literal["spectral", "frobenius", "none"] = "spectral"
+    means: Float[Tensor, "k p"],
+    normalize: Literal["spectral", "frobenius", "none"] = "spectral",
+    precision: float | None = None,
 ) -> Float[Tensor, "k p"]:
     """M̄, the centred class means as a classifier's weight (Seddik & Tamaazousti 2022, «Similarity»).
 
@@ -116,6 +152,8 @@ def centred_mean_weight(
     Args:
         means: Uncentred class means.
         normalize: The norm to divide by.
+        precision: ε of the features (`ClassMoments.precision`); by default that of the means' dtype. A class mean that
+            is no further from the centre than its sums are rounded is at the centre.
 
     Raises:
         ValueError: `normalize` is none of the three, or there are fewer than two classes.
@@ -125,14 +163,16 @@ def centred_mean_weight(
         tensor([[ 1.,  0.],
                 [-1.,  0.]])
     """
-    weight = centred(as_matrix("means", means))
+    if normalize not in ("spectral", "frobenius", "none"):
+        raise ValueError(f'normalize must be "spectral", "frobenius" or "none", got {normalize!r}.')
+    means = as_matrix("means", means)
+    weight = centred(means, precision=precision)
     if normalize == "none":
-        return weight
+        return weight.to(means.dtype)
+    weight, _ = scaled(weight)
     if normalize == "frobenius":
-        return weight / weight.norm()
-    if normalize == "spectral":
-        finite = weight.isfinite().all()
-        # The SVD raises on NaN; the result is NaN then.
-        largest = torch.linalg.matrix_norm(torch.where(finite, weight, 0), ord=2)
-        return weight / torch.where(finite, largest, torch.nan)
-    raise ValueError(f'normalize must be "spectral", "frobenius" or "none", got {normalize!r}.')
+        return (weight / weight.norm()).to(means.dtype)
+    finite = weight.isfinite().all()
+    # The SVD raises on NaN; the result is NaN then.
+    largest = torch.linalg.matrix_norm(torch.where(finite, weight, 0), ord=2)
+    return (weight / torch.where(finite, largest, torch.nan)).to(means.dtype)

@@ -6,10 +6,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nc_callbacks.functional._common import as_matrix, common_dtype, etf_distance, row_parts
+from nc_callbacks.functional._common import (
+    as_matrix,
+    common_dtype,
+    directions,
+    etf_distance,
+    full_precision,
+    row_parts,
+    scaled,
+)
 from nc_callbacks.functional.pairs import log_distances, mean_angle_deviation
+from nc_callbacks.statistics.precision import wide_dtype
 
 
+@full_precision
 def nc2_equinorm(vectors: Float[Tensor, "k p"]) -> Float[Tensor, ""]:
     """std_c ‖μ_c‖ / mean_c ‖μ_c‖, with divisor k − 1; dimensionless, 0 for equal norms (Papyan et al. 2020).
 
@@ -23,10 +33,12 @@ def nc2_equinorm(vectors: Float[Tensor, "k p"]) -> Float[Tensor, ""]:
         >>> nc2_equinorm(torch.tensor([[3.0, 4.0], [0.0, 5.0]]))
         tensor(0.)
     """
-    norms = as_matrix("vectors", vectors).norm(dim=1)
-    return norms.std(correction=1) / norms.mean()
+    vectors = as_matrix("vectors", vectors)
+    norms = scaled(vectors)[0].norm(dim=1)
+    return (norms.std(correction=1) / norms.mean()).to(vectors.dtype)
 
 
+@full_precision
 def nc2_equiangularity(vectors: Float[Tensor, "k p"], signed: bool = False) -> Float[Tensor, ""]:
     """Mean over c ≠ c' of |cos(μ_c, μ_c') + 1/(k−1)|; dimensionless, 0 for a simplex ETF (Papyan et al. 2020).
 
@@ -45,12 +57,14 @@ def nc2_equiangularity(vectors: Float[Tensor, "k p"], signed: bool = False) -> F
     if not signed:
         return mean_angle_deviation(vectors)
     k = len(vectors)
-    units = (x / x.norm(dim=1, keepdim=True) for (x,) in row_parts(vectors))
+    units = (directions(rows) for (rows,) in row_parts(vectors))
     total, squares = zip(*[(unit.sum(0), unit.square().sum()) for unit in units], strict=True)
     pairs = k * (k - 1)
-    return (torch.stack(total).sum(0).square().sum() - torch.stack(squares).sum()) / pairs + 1 / (k - 1)
+    mean = (torch.stack(total).sum(0).square().sum() - torch.stack(squares).sum()) / pairs
+    return (mean + 1 / (k - 1)).to(vectors.dtype)
 
 
+@full_precision
 def nc2_uniformity(vectors: Float[Tensor, "k p"]) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Mean and variance over c < c' of log(1 / ‖μ̂_c − μ̂_c'‖), μ̂ = μ/‖μ‖ (Liu et al. 2023; Wu & Papyan 2024).
 
@@ -72,6 +86,7 @@ def nc2_uniformity(vectors: Float[Tensor, "k p"]) -> tuple[Float[Tensor, ""], Fl
     return log_distances(as_matrix("vectors", vectors))
 
 
+@full_precision
 def nc5(means: Float[Tensor, "k p"], ood_mean: Float[Tensor, " p"]) -> Float[Tensor, ""]:
     """mean_c |cos(m_c, m_ood)|, in [0, 1]; 0 where out-of-distribution data is orthogonal (Ammar et al. 2024).
 
@@ -90,9 +105,11 @@ def nc5(means: Float[Tensor, "k p"], ood_mean: Float[Tensor, " p"]) -> Float[Ten
     means, ood_mean = as_matrix("means", means, dtype), ood_mean.to(dtype)
     if ood_mean.shape != means.shape[1:]:
         raise ValueError(f"ood_mean must be ({means.shape[1]},) like a class mean, got {tuple(ood_mean.shape)}.")
-    return (means @ ood_mean / (means.norm(dim=1) * ood_mean.norm())).abs().mean()
+    (direction,) = directions(ood_mean[None].to(wide_dtype(means.device)))
+    return torch.cat([directions(rows) @ direction for (rows,) in row_parts(means)]).abs().mean().to(dtype)
 
 
+@full_precision
 def nc2_etf(vectors: Float[Tensor, "k p"]) -> Float[Tensor, ""]:
     """‖ M Mᵀ/‖M Mᵀ‖_F − E ‖_F with E = (I − 11ᵀ/k)/√(k−1), in [0, 2); 0 for a simplex ETF (Zhu et al. 2021).
 

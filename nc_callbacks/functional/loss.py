@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nc_callbacks.functional._common import common_dtype
+from nc_callbacks.functional._common import common_dtype, full_precision
+from nc_callbacks.functional.rounding import Rounding, hermitian_inverse
 from nc_callbacks.statistics import ClassMoments
+from nc_callbacks.statistics.precision import wide_dtype
 
 
+@full_precision
 def mse_decomposition(
     weight: Float[Tensor, "k p"],
     bias: Float[Tensor, " k"] | None,
@@ -26,7 +31,8 @@ def mse_decomposition(
     - L_NC2/3 = ½ Σ_c π_c ‖W_LS m̃_c − e_c‖²: class means that cannot be mapped to their labels;
     - L_⊥ = ½ tr((W̃ − W_LS) S (W̃ − W_LS)ᵀ): how far the classifier is from least squares.
 
-    For balanced classes this is Han et al.'s form; π_c carries it to unbalanced ones.
+    For balanced classes this is Han et al.'s form; π_c carries it to unbalanced ones. Directions along which features
+    have no more than their rounding get no weight in W_LS.
 
     Args:
         weight: W, the classifier's weight.
@@ -59,9 +65,10 @@ def mse_decomposition(
         raise ValueError('The decomposition needs Σ_W: gather moments with covariance="pooled" or "per_class".')
     if not moments.present.all():
         raise ValueError("Every class must have samples; leave out the others with moments.observed().")
-    if not weight_decay >= 0:
-        raise ValueError(f"weight_decay must be at least 0, got {weight_decay}.")
-    dtype = common_dtype(weight, means)
+    if not 0 <= weight_decay < math.inf:
+        raise ValueError(f"weight_decay must be at least 0 and finite, got {weight_decay}.")
+    result = common_dtype(weight, means)
+    dtype = torch.promote_types(result, wide_dtype(means.device))
     priors = moments.priors.to(dtype)
     extended, w, within = means.to(dtype), weight.to(dtype), moments.within.to(dtype)
     if bias is not None:
@@ -72,7 +79,11 @@ def mse_decomposition(
     weighted = priors[:, None] * extended
     second_moment = within + weighted.T @ extended + decay
     finite = second_moment.isfinite().all()
-    least_squares = weighted @ torch.linalg.pinv(torch.where(finite, second_moment, 0), hermitian=True)
+    squares = (within + weighted.T @ extended).diagonal().clone()
+    if bias is not None:
+        squares[-1] = 0  # The 1 of h̃ has no rounding.
+    rounding = Rounding(moments.precision, squares.nan_to_num(), within.diagonal().nan_to_num())
+    least_squares = weighted @ hermitian_inverse(torch.where(finite, second_moment, 0), rounding)
     residual = least_squares @ extended.T - torch.eye(len(extended), dtype=dtype, device=extended.device)
     gap = w - least_squares
     parts = (
@@ -80,5 +91,5 @@ def mse_decomposition(
         (priors * residual.square().sum(0)).sum() / 2,
         ((gap @ second_moment) * gap).sum() / 2,
     )
-    nc1, nc23, perp = (torch.where(finite, part.clamp(min=0), torch.nan) for part in parts)
+    nc1, nc23, perp = (torch.where(finite, part.clamp(min=0), torch.nan).to(result) for part in parts)
     return nc1, nc23, perp

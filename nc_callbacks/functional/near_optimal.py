@@ -9,8 +9,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nc_callbacks.functional._common import as_matrix, common_dtype
+from nc_callbacks.functional._common import as_matrix, class_labels, common_dtype, full_precision
+from nc_callbacks.functional.rounding import Rounding, hermitian_inverse, least_variances
 from nc_callbacks.statistics import ClassMoments, SoftmaxExpectations
+from nc_callbacks.statistics.precision import wide_dtype
 
 
 @dataclass(frozen=True)
@@ -45,10 +47,12 @@ class NearOptimality:
         return self.sigma2 / self.sigma1
 
 
+@full_precision
 def near_optimality(moments: ClassMoments) -> NearOptimality:
     """μ₁, μ₂, σ²₁ and σ²₂ with their values class by class (Seddik & Tamaazousti 2022, Assumption 2 and Fig. 1).
 
-    Needs class means, traces and coordinate sums only: O(kp) memory, no p × p and no k × k matrix.
+    Needs class means, traces and coordinate sums only: O(kp) memory, no p × p and no k × k matrix. A class whose
+    variance is less than one unit in the last place of its features makes has none.
 
     Args:
         moments: Moments of the features (``covariance="none"`` will do). Classes without samples are left out.
@@ -65,12 +69,14 @@ def near_optimality(moments: ClassMoments) -> NearOptimality:
     """
     moments = moments.observed()
     means = as_matrix("moments.means", moments.means)
+    means = means.to(torch.promote_types(means.dtype, wide_dtype(means.device)))
     k, p = means.shape
     squared_norms = means.square().sum(1)
     mean_products = (means @ means.sum(0) - squared_norms) / (k - 1)
-    variances = moments.traces / p
-    covariances = (moments.coordinate_sums - moments.traces) / max(p * (p - 1), 1)
-    covariances = covariances if p > 1 else torch.zeros_like(covariances)
+    none = moments.traces <= least_variances(means, moments.precision)
+    variances = moments.traces.to(means.dtype).masked_fill(none, 0) / p
+    covariances = (moments.coordinate_sums - moments.traces).to(means.dtype) / max(p * (p - 1), 1)
+    covariances = covariances.masked_fill(none, 0) if p > 1 else torch.zeros_like(covariances)
     return NearOptimality(
         mu1=squared_norms.mean(),
         mu2=mean_products.mean(),
@@ -83,6 +89,7 @@ def near_optimality(moments: ClassMoments) -> NearOptimality:
     )
 
 
+@full_precision
 def a2_residual(moments: ClassMoments) -> Float[Tensor, ""]:
     """mean_c ‖C_c − (σ²_{1,c} I + σ²_{2,c}(11ᵀ − I))‖_F / ‖C_c‖_F: 0 where A2 holds exactly, at most 1.
 
@@ -106,19 +113,20 @@ def a2_residual(moments: ClassMoments) -> Float[Tensor, ""]:
     if moments.covariances is None:
         raise ValueError('a2_residual needs the covariance of each class: gather moments with covariance="per_class".')
     moments = moments.observed()
-    c = moments.covariances
-    assert c is not None
+    assert moments.covariances is not None
     fit = near_optimality(moments)
+    c = moments.covariances.to(fit.variances.dtype)
     p = c.shape[-1]
     ones, eye = c.new_ones(p, p), torch.eye(p, dtype=c.dtype, device=c.device)
     residuals = []
     for matrix, variance, covariance in zip(c, fit.variances, fit.covariances, strict=True):
         norm = matrix.norm()
         distance = (matrix - variance * eye - covariance * (ones - eye)).norm()
-        residuals.append(torch.where(norm == 0, norm, distance / norm))
+        residuals.append(torch.where(variance == 0, 0, distance / norm))
     return torch.stack(residuals).mean()
 
 
+@full_precision
 def softmax_expectations(logits: Float[Tensor, "n k"], targets: Int[Tensor, " n"]) -> SoftmaxExpectations:
     """E_j[p_ℓ] and E_j[p_ℓ p_q] of p = softmax(logits), over the samples of each class j.
 
@@ -127,7 +135,7 @@ def softmax_expectations(logits: Float[Tensor, "n k"], targets: Int[Tensor, " n"
         targets: Class indices in 0…k−1. The expectations over a class that does not occur are NaN.
 
     Raises:
-        ValueError: The shapes do not fit, or a target lies outside 0…k−1.
+        ValueError: The shapes do not fit, or a target is no class index in 0…k−1.
 
     Example:
         >>> softmax_expectations(torch.zeros(2, 2), torch.tensor([0, 1])).probabilities
@@ -138,9 +146,8 @@ def softmax_expectations(logits: Float[Tensor, "n k"], targets: Int[Tensor, " n"
         raise ValueError(
             f"logits must be (n, k) and targets (n,), got {tuple(logits.shape)} and {tuple(targets.shape)}."
         )
-    k, targets = logits.shape[1], targets.long()
-    if len(targets) and not 0 <= int(targets.min()) <= int(targets.max()) < k:
-        raise ValueError(f"targets must lie in 0…{k - 1}, got {int(targets.min())}…{int(targets.max())}.")
+    k = logits.shape[1]
+    targets = class_labels(targets, k)
     p = logits.to(common_dtype(logits)).softmax(1)
     counts = torch.bincount(targets, minlength=k).to(p.dtype)
     sums = p.new_zeros(k, k).index_add(0, targets, p)
@@ -148,6 +155,7 @@ def softmax_expectations(logits: Float[Tensor, "n k"], targets: Int[Tensor, " n"
     return SoftmaxExpectations(sums / counts[:, None], products / counts[:, None, None])
 
 
+@full_precision
 def implicit_weights(
     weight: Float[Tensor, "k p"],
     moments: ClassMoments,
@@ -164,6 +172,8 @@ def implicit_weights(
     - ``"full"``: w_ℓ = −A_ℓ⁺ (Σ_j α_j π_j E_j[f_ℓ] m_j − Σ_j α_j π_j C_j Σ_{q≠ℓ} E_j[p_ℓ p_q] w_q);
     - ``"published"``: eq. 8, which drops the sum over q ≠ ℓ. As printed it also drops the minus sign that f = p − y
       needs (the proof of Proposition 3 has it, in γ_ℓ with −f'); it is kept here.
+
+    Directions along which rounding of the features alone spreads the samples get no weight.
 
     Args:
         weight: W, the classifier's weight (no bias).
@@ -215,14 +225,21 @@ def implicit_weights(
     p, pp = expectations.probabilities.to(dtype), expectations.products.to(dtype)
     scale = moments.priors.to(dtype) * (1 if alpha is None else alpha.to(dtype))
 
-    f = p - torch.eye(k, dtype=dtype, device=w.device)
+    eye = torch.eye(k, dtype=dtype, device=w.device)
+    others, coupling = p * (1 - eye), pp * (1 - eye)
+    # p_ℓ − 1 and p_ℓ (1 − p_ℓ) as sums over the other classes: late in training the differences have no digits.
+    f = others - torch.diag(others.sum(1))
+    variances = coupling.sum(2)
     drive = (scale[:, None] * f).T @ means
     if variant == "full":
-        coupling = pp * (1 - torch.eye(k, dtype=dtype, device=w.device))
         drive = drive - torch.einsum("j,jab,jlb->la", scale, covariances, coupling @ w)
-    variances = p - pp.diagonal(dim1=1, dim2=2)
-    curvature = torch.einsum("jl,jab->lab", scale[:, None] * variances, covariances)
-    finite = curvature.isfinite().all() & drive.isfinite().all()
-    inverse = torch.linalg.pinv(torch.where(finite, curvature, 0), hermitian=True)
-    implied = -torch.einsum("lab,lb->la", inverse, drive)
-    return torch.where(finite, implied, torch.nan)
+    factors = scale[:, None] * variances
+    curvature = torch.einsum("jl,jab->lab", factors, covariances)
+    if not (curvature.isfinite().all() and drive.isfinite().all()):
+        return torch.full_like(drive, torch.nan)
+    squares = moments.priors.to(dtype) @ (means.square() + covariances.diagonal(dim1=1, dim2=2))
+    implied = []
+    for matrix, factor, row in zip(curvature, factors.sum(0), drive, strict=True):
+        rounding = Rounding(moments.precision, squares, matrix.diagonal() / factor)
+        implied.append(-hermitian_inverse(matrix, rounding, factor) @ row)
+    return torch.stack(implied)

@@ -6,9 +6,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nc_callbacks.functional._common import as_matrix, common_dtype
+from nc_callbacks.functional._common import as_matrix, common_dtype, full_precision, magnitude
 
 
+@full_precision
 def nearest_mean(features: Float[Tensor, "n p"], means: Float[Tensor, "k p"]) -> Int[Tensor, " n"]:
     """argmin_c ‖h − m_c‖ for each sample, as a class index in 0…k−1.
 
@@ -30,11 +31,15 @@ def nearest_mean(features: Float[Tensor, "n p"], means: Float[Tensor, "k p"]) ->
     _check_features(features, means)
     dtype = common_dtype(features)
     centre = means.mean(0)
-    around = (means - centre).to(dtype)
-    scores = (features.to(dtype) - centre.to(dtype)) @ around.T - around.square().sum(1) / 2
+    around = means - centre
+    # Scores over the size of the means, whose squares might leave the range of the features' type.
+    scale = magnitude(around)
+    around = (around / scale).to(dtype)
+    scores = (features.to(dtype) - centre.to(dtype)) @ around.T - scale.to(dtype) / 2 * around.square().sum(1)
     return scores.argmax(1)
 
 
+@full_precision
 def nc4(
     features: Float[Tensor, "n p"],
     weight: Float[Tensor, "k p"],
@@ -62,6 +67,8 @@ def nc4(
             f"weight and means must have the same shape (k, p), got {tuple(weight.shape)} and {tuple(means.shape)}."
         )
     _check_features(features, means)
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"bias must be ({len(weight)},) to go with the weight, got {tuple(bias.shape)}.")
     dtype = common_dtype(features, weight)
     logits = features.to(dtype) @ weight.to(dtype).T
     if bias is not None:

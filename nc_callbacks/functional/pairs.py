@@ -10,9 +10,10 @@ from math import isqrt
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import threshold
 
 from nc_callbacks.functional import _common
-from nc_callbacks.functional._common import as_matrix, common_dtype, row_parts
+from nc_callbacks.functional._common import as_matrix, common_dtype, full_precision, row_parts, scaled
 from nc_callbacks.statistics.precision import wide_dtype
 
 _NEAR = 0.01
@@ -52,6 +53,8 @@ class _Tile:
     """Squared norms of the scaled ones."""
     spreads: tuple[Tensor, Tensor] | None
     """Traces of both over the squared scale, where they are given."""
+    nearest: float
+    """Squared distance of scaled vectors that is none."""
     pairs: Tensor | None
     """Which entries are pairs c < c', where not all are."""
 
@@ -77,10 +80,11 @@ class _Tile:
     def distances(self) -> Tensor:
         """Squared distances of the scaled vectors; 1 for what is no pair."""
         some, others = self.squares
-        squared = self.picked((some[:, None] + others - 2 * self.products).clamp(min=0), 1)
-        if not len(self.near[0]):
-            return squared
-        return squared.index_put(self.near, (self._exact(*self.vectors) / self.scale.square()).to(squared.dtype))
+        squared = threshold(some[:, None] + others - 2 * self.products, self.nearest, 0)
+        if len(self.near[0]):
+            exact = threshold(self._exact(*self.vectors) / self.scale.square(), self.nearest, 0)
+            squared = squared.index_put(self.near, exact.to(squared.dtype))
+        return self.picked(squared, 1)
 
     @cached_property
     def near(self) -> tuple[Tensor, ...]:
@@ -102,12 +106,16 @@ class _Tile:
         return rows * columns if self.pairs is None else rows * (rows - 1) // 2
 
 
-def pair_metrics(vectors: Float[Tensor, "k p"], traces: Float[Tensor, " k"] | None = None) -> PairMetrics:
+@full_precision
+def pair_metrics(
+    vectors: Float[Tensor, "k p"], traces: Float[Tensor, " k"] | None = None, nearest: Tensor | float = 0.0
+) -> PairMetrics:
     """CDNV, equiangularity and uniformity together, for a third of what they cost one by one.
 
     Args:
         vectors: Centred class means, used as they stand.
         traces: v_c = tr C_c, the within-class variances; None leaves out the CDNV.
+        nearest: Distance of class means up to which they coincide.
 
     Raises:
         ValueError: The shapes do not fit, or there are fewer than two classes.
@@ -120,7 +128,7 @@ def pair_metrics(vectors: Float[Tensor, "k p"], traces: Float[Tensor, " k"] | No
     if traces is not None:
         traces = checked_traces(traces, vectors)
     cdnv, angles, logs = None, None, None
-    for tile in _tiles(vectors, traces):
+    for tile in _tiles(vectors, traces, nearest):
         if traces is not None:
             cdnv = _added(cdnv, _variance_ratios(tile))
         angles = _added(angles, _deviations(tile, len(vectors)))
@@ -136,9 +144,11 @@ def pair_metrics(vectors: Float[Tensor, "k p"], traces: Float[Tensor, " k"] | No
     )
 
 
-def mean_variance_ratio(means: Float[Tensor, "k p"], traces: Float[Tensor, " k"]) -> Float[Tensor, ""]:
+def mean_variance_ratio(
+    means: Float[Tensor, "k p"], traces: Float[Tensor, " k"], nearest: Tensor | float = 0.0
+) -> Float[Tensor, ""]:
     """The CDNV alone."""
-    total = reduce(_added, map(_variance_ratios, _tiles(means, traces)))
+    total = reduce(_added, map(_variance_ratios, _tiles(means, traces, nearest)))
     return (total / (len(means) * (len(means) - 1) / 2)).to(means.dtype)
 
 
@@ -163,16 +173,24 @@ def checked_traces(traces: Tensor, means: Tensor) -> Tensor:
     return traces.to(means.dtype)
 
 
-def _tiles(vectors: Tensor, traces: Tensor | None = None) -> Iterator[_Tile]:
+def _tiles(vectors: Tensor, traces: Tensor | None = None, nearest: Tensor | float = 0.0) -> Iterator[_Tile]:
     """Tiles on and above the diagonal, within `BLOCK_BYTES` each."""
     k, p = vectors.shape
     # The mean cosine cannot come near −1/(k−1) where 2p < k, so that float32 leaves the deviations their digits.
     many = k > _MANY and 2 * p < k
-    scale = _scale(vectors) if many else vectors.new_ones(())
-    scaled = torch.cat([(x / scale).float() for (x,) in row_parts(vectors)]) if many else vectors
-    spreads = None if traces is None else (traces / scale.square()).to(scaled.dtype)
-    squares = torch.cat([part.square().sum(1) for (part,) in row_parts(scaled)])
-    side = max(1, isqrt(_common.BLOCK_BYTES // scaled.dtype.itemsize))
+    vectors, unit = scaled(vectors, widen=not many)
+    scale = _scale(vectors) if many else vectors.new_ones((), dtype=wide_dtype(vectors.device))
+    products = torch.cat([(x / scale).float() for (x,) in row_parts(vectors)]) if many else vectors
+    squares = torch.cat([part.square().sum(1) for (part,) in row_parts(products)])
+    lost = (squares > 0) & (squares < torch.finfo(torch.float32).tiny / torch.finfo(torch.float32).eps)
+    if many and lost.any():
+        # Rows so short have no squares in float32.
+        products = vectors = torch.cat([x / scale for (x,) in row_parts(vectors)])
+        unit, scale = unit * float(scale), torch.ones_like(scale)
+    squares = squares.to(products.dtype)
+    spreads = None if traces is None else (traces / (unit * scale) / (unit * scale)).to(products.dtype)
+    closest = (float(nearest) / float(unit * scale)) ** 2
+    side = max(1, isqrt(_common.BLOCK_BYTES // products.dtype.itemsize))
     for start in range(0, k, side):
         rows = slice(start, start + side)
         for begin in range(start, k, side):
@@ -182,10 +200,11 @@ def _tiles(vectors: Tensor, traces: Tensor | None = None) -> Iterator[_Tile]:
                 pairs = torch.ones_like(squares[rows], dtype=torch.bool).expand(len(squares[rows]), -1).triu(1)
             yield _Tile(
                 vectors=(vectors[rows], vectors[columns]),
-                scaled=(scaled[rows], scaled[columns]),
+                scaled=(products[rows], products[columns]),
                 scale=scale,
                 squares=(squares[rows], squares[columns]),
                 spreads=None if spreads is None else (spreads[rows], spreads[columns]),
+                nearest=closest,
                 pairs=pairs,
             )
 

@@ -2,29 +2,54 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nc_callbacks.functional._common import as_matrix, centred, common_dtype, is_finite, row_parts
+from nc_callbacks.functional._common import (
+    as_matrix,
+    check_normal,
+    common_dtype,
+    full_precision,
+    is_finite,
+    scaled,
+)
+from nc_callbacks.functional.directions import DIGITS, directions_of
 from nc_callbacks.functional.pairs import checked_traces, mean_variance_ratio
+from nc_callbacks.functional.rounding import (
+    centred,
+    checked_precision,
+    deviations,
+    precision_of,
+    rounding_of_sums,
+)
 
 
+@full_precision
 def nc1(
-    within: Float[Tensor, "p p"], means: Float[Tensor, "k p"], global_mean: Float[Tensor, " p"] | None = None
+    within: Float[Tensor, "p p"],
+    means: Float[Tensor, "k p"],
+    global_mean: Float[Tensor, " p"] | None = None,
+    precision: float | None = None,
 ) -> Float[Tensor, ""]:
     """tr(Σ_W Σ_B⁺) / k, dimensionless, in [0, ∞); 0 at collapse (Papyan, Han & Donoho 2020).
 
     With the pseudo-inverse P = M⁺ of the centred means, Σ_B⁺ = k P Pᵀ, so the value is tr(Pᵀ Σ_W P): a thin SVD of
-    the (k, p) matrix M with a relative cut-off at its rounding, no p × p matrix inverted, and a gradient that exists
-    at a simplex ETF too, where all singular values are equal. With more classes than features the SVD is that of the
-    triangle R of M = QR, for M enters by MᵀM = RᵀR alone.
+    the (k, p) matrix M, no p × p matrix inverted, and a gradient that exists at a simplex ETF too, where all singular
+    values are equal. With more classes than features the SVD is that of the triangle R of M = QR, for M enters by
+    MᵀM = RᵀR alone. A direction of M that rounding of the features can produce does not exist and is left out; one
+    warning says so where fewer than three digits of the value are known.
     Han et al.'s notebook and Lindegaard's code leave out the division by k.
 
     Args:
         within: Σ_W, the pooled within-class covariance (divisor n).
         means: Uncentred class means.
-        global_mean: Vector to centre at; by default the mean of the class means.
+        global_mean: Vector to centre at; by default the mean of the class means. The part of it that is rounding
+            makes no direction.
+        precision: ε of the features (`ClassMoments.precision`); by default that of the coarsest dtype given. Features
+            in float32 whose moments are in float64 need it.
 
     Returns:
         The scalar; infinity where all means coincide (Σ_B = 0), NaN where Σ_W is 0 too or an entry is not finite.
@@ -37,37 +62,39 @@ def nc1(
         tensor(0.0050)
     """
     dtype = common_dtype(within, means)
-    means = as_matrix("means", means, dtype)
+    precision = checked_precision(precision, within, means, global_mean)
+    means = as_matrix("means", means)
     k, p = means.shape
     if within.shape != (p, p):
         raise ValueError(f"within must be ({p}, {p}) to go with means of shape ({k}, {p}), got {tuple(within.shape)}.")
-    within = within.to(dtype)
-    finite = is_finite(means) & is_finite(within)
-    centred_means = centred(means, global_mean)
-    if k > p and not centred_means.requires_grad:
-        centred_means = _triangle(centred_means)
-    # The SVD raises on NaN; a metric of NaN features is NaN.
-    centred_means = torch.where(finite, centred_means, 0)
-    inverse = torch.linalg.pinv(centred_means, rtol=max(k, p) * torch.finfo(dtype).eps)
-    value = (inverse * (within @ inverse)).sum().clamp(min=0)
-    # Where Σ_B = 0 the value is tr Σ_W / 0.
-    largest = centred_means.abs().max()
-    value = torch.where(largest > 0, value, within.trace() / largest)
-    return torch.where(finite, value, torch.nan)
+    check_normal("within", within)
+    means, scale = scaled(means)
+    within = within.to(means.dtype) / scale / scale
+    if not (is_finite(means) and is_finite(within)):
+        return (torch.nan * (means.sum() + within.sum())).to(dtype)
+    centre, centre_precision = None, 0.0
+    if global_mean is not None:
+        centre, centre_precision = global_mean.to(means.dtype) / scale, precision_of(global_mean)
+    centred_means = deviations(means, centre)
+    with torch.no_grad():
+        directions = directions_of(means, within, precision, centre, centre_precision)
+    if directions.digits < DIGITS:
+        warnings.warn(directions.warning(precision), stacklevel=3)
+    if not len(directions.singular):
+        # Σ_B = 0, and the value is tr Σ_W / 0.
+        return (within.trace() / 0).to(dtype)
+    inverse = directions.kept / directions.singular
+    if centred_means.requires_grad:
+        inverse = directions.inverse(centred_means)
+    return (inverse * (within @ inverse)).sum().clamp(min=0).to(dtype)
 
 
-def _triangle(matrix: Float[Tensor, "k p"]) -> Float[Tensor, "p p"]:
-    """R of the QR decomposition, in blocks of rows."""
-    triangle = matrix[:0]
-    for (rows,) in row_parts(matrix):
-        triangle = torch.linalg.qr(torch.cat([triangle, rows]), mode="r").R
-    return triangle
-
-
+@full_precision
 def nc1_quotient(
     within: Float[Tensor, "p p"] | Float[Tensor, ""],
     means: Float[Tensor, "k p"],
     global_mean: Float[Tensor, " p"] | None = None,
+    precision: float | None = None,
 ) -> Float[Tensor, ""]:
     """tr Σ_W / tr Σ_B, dimensionless, in [0, ∞); 0 at collapse (Tirer, Huang & Niles-Weed 2023).
 
@@ -75,6 +102,8 @@ def nc1_quotient(
         within: Σ_W, or its trace alone.
         means: Uncentred class means.
         global_mean: Vector to centre at; by default the mean of the class means.
+        precision: ε of the features (`ClassMoments.precision`); by default that of the coarsest dtype given. A class
+            mean that is no further from the centre than its sums are rounded is at the centre.
 
     Raises:
         ValueError: The shapes do not fit, or there are fewer than two classes.
@@ -84,15 +113,21 @@ def nc1_quotient(
         tensor(0.0200)
     """
     dtype = common_dtype(within, means)
-    means = centred(as_matrix("means", means, dtype), global_mean)
+    means = as_matrix("means", means)
     p = means.shape[1]
     if within.shape not in ((p, p), ()):
         raise ValueError(f"within must be ({p}, {p}), or its trace alone, got shape {tuple(within.shape)}.")
-    total = within.to(dtype).trace() if within.ndim == 2 else within.to(dtype)
-    return total / (means.norm().square() / len(means))
+    check_normal("within", within)
+    centred_means, scale = scaled(centred(means, global_mean, precision))
+    within = within.to(centred_means.dtype)
+    total = within.trace() if within.ndim == 2 else within
+    return (total / scale / scale / (centred_means.norm().square() / len(means))).to(dtype)
 
 
-def nc1_cdnv(traces: Float[Tensor, " k"], means: Float[Tensor, "k p"]) -> Float[Tensor, ""]:
+@full_precision
+def nc1_cdnv(
+    traces: Float[Tensor, " k"], means: Float[Tensor, "k p"], precision: float | None = None
+) -> Float[Tensor, ""]:
     """Class-distance normalised variance: mean over c < c' of (v_c + v_c') / (2 ‖m_c − m_c'‖²) (Galanti et al. 2021).
 
     Dimensionless, in [0, ∞); 0 at collapse; infinity where two class means coincide.
@@ -100,6 +135,8 @@ def nc1_cdnv(traces: Float[Tensor, " k"], means: Float[Tensor, "k p"]) -> Float[
     Args:
         traces: v_c = tr C_c, the within-class variances.
         means: Uncentred class means.
+        precision: ε of the features (`ClassMoments.precision`); by default that of the coarsest dtype given. Class
+            means no further apart than their sums are rounded coincide.
 
     Raises:
         ValueError: The shapes do not fit, or there are fewer than two classes.
@@ -109,5 +146,9 @@ def nc1_cdnv(traces: Float[Tensor, " k"], means: Float[Tensor, "k p"]) -> Float[
         tensor(0.0500)
     """
     dtype = common_dtype(traces, means)
-    means = centred(as_matrix("means", means, dtype))
-    return mean_variance_ratio(means, checked_traces(traces, means))
+    precision = checked_precision(precision, means)
+    means = as_matrix("means", means)
+    check_normal("traces", traces)
+    nearest = rounding_of_sums(means, precision).norm()
+    centred_means = deviations(means.to(torch.promote_types(means.dtype, nearest.dtype)))
+    return mean_variance_ratio(centred_means, checked_traces(traces, centred_means), nearest).to(dtype)

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torchmetrics import Metric
 
-from nc_callbacks.statistics.batches import check_integer, check_range
+from nc_callbacks.statistics.errors import ErrorMoments, batch_errors, checked_outputs
 from nc_callbacks.statistics.metric import RecordMetric, StreamingMetric, sum_over_ranks
 from nc_callbacks.statistics.moments import SoftmaxExpectations
 from nc_callbacks.statistics.precision import full_precision, wide_dtype
@@ -20,13 +20,22 @@ Outputs = Literal["raw", "softmax"]
 _PRODUCTS_BYTES = 64 * 2**20
 """Bound on the temporary memory of products of softmax outputs."""
 
+_SLICE_BYTES = 16 * 2**20
+"""Bound on the outputs that are worked on at once on a CPU, in float64."""
+
+_LEAST_MEAN = 1e-150
+"""Mean error below which squared deviations leave the range of float64."""
+
 
 class OutputErrors(StreamingMetric):
     """Means and spreads of the errors of a classifier's outputs (symmetric quasi-interpolation, SQI), streamed.
 
     For sample i with label y_i and outputs f_i: ε_i = 1 − f_i[y_i], and ε̃_{i,c} = f_i[c] for each c ≠ y_i
-    (Lindegaard 2021, eq. 7). No outputs are kept; standard deviations are exact where they are small beside the mean,
-    for every batch is reduced around its own mean and merged by the pairwise formula of Chan et al. (1979).
+    (Lindegaard 2021, eq. 7). After a softmax ε_i is summed from the other probabilities, which are taken from the
+    logits: it is right down to the smallest float, where 1 − f_i[y_i] has no digits left. No outputs are kept; standard
+    deviations are exact where they are small beside the mean, for every batch is reduced around its own mean and merged
+    by the pairwise formula of Chan et al. (1979). Everything is summed in float64: B batches cost less than B · 2⁻⁵²
+    of a mean or a squared deviation, 3e-7 where a thousand million samples come one by one.
 
     Args:
         num_classes: k, at least 2.
@@ -50,6 +59,7 @@ class OutputErrors(StreamingMetric):
 
     moments: Tensor
     invalid: Tensor
+    kind: Tensor
 
     def __init__(
         self, num_classes: int, outputs: Outputs = "raw", ignore_index: int | None = None, **kwargs: Any
@@ -62,24 +72,28 @@ class OutputErrors(StreamingMetric):
         self.num_classes = num_classes
         self.outputs = outputs
         self.ignore_index = ignore_index
-        # n; mean and summed squared deviation of ε; mean and summed squared deviation of ε̃, averaged over the k − 1
-        # classes of a sample; sum over samples of the variance of ε̃ within the sample.
+        # Read as `ErrorMoments`.
         self.add_state("moments", torch.zeros(6, dtype=wide_dtype(self.device)), dist_reduce_fx=None)
         self.add_state("invalid", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+        # k and whether after a softmax: what a state by itself does not say.
+        self.add_state("kind", torch.tensor([num_classes, outputs == "softmax"]), dist_reduce_fx=None)
 
     def update(self, outputs: Float[Tensor, "n k"], targets: Int[Tensor, " n"]) -> None:
-        """Add a batch of outputs (n, k), or (n, …, k) with targets (n, …).
+        """Add a batch of outputs (n, k), or (n, …, k) with targets (n, …), of any type that holds integers.
 
         Raises:
-            ValueError: Shapes do not fit, or a target lies outside 0…k−1 (off the CPU `compute` raises it).
+            ValueError: Shapes do not fit, or a target is no class index in 0…k−1 (off the CPU `compute` raises it).
         """
         with full_precision(outputs.device):
             self._make_states_mutable()
-            f, y, keep, wrong = _checked(outputs, targets, self.num_classes, self.ignore_index)
+            f, y, keep, wrong = checked_outputs(outputs, targets, self.num_classes, self.ignore_index)
             self.invalid += wrong
-            if self.outputs == "softmax":
-                f = f.softmax(1)
-            self.moments = _merged_errors(self.moments, _batch_errors(f, y, keep))
+            moments = ErrorMoments(*self.moments)
+            rows = len(f) if f.device.type != "cpu" else _SLICE_BYTES // (8 * f.shape[1])
+            parts = zip(*(tensor.split(max(1, rows)) for tensor in (f, y, keep)), strict=True)
+            for some, labels, kept in parts:
+                moments = moments.merged(batch_errors(some, labels, kept, self.outputs == "softmax"))
+            self.moments = torch.stack(moments)
 
     def compute(self) -> dict[str, Tensor]:
         """The SQI quantities by their names: dimensionless, in units of the outputs (one-hot labels are 1).
@@ -88,9 +102,12 @@ class OutputErrors(StreamingMetric):
             ValueError: Targets outside 0…k−1 were passed to `update` on a device other than the CPU.
         """
         if invalid := int(self.invalid):
-            raise ValueError(f"{invalid} targets lie outside 0…{self.num_classes - 1}.")
-        n, mean, squares, off_mean, off_squares, sample_variances = self.moments
+            raise ValueError(f"{invalid} targets lie outside 0…{self.num_classes - 1}, or are no integers.")
+        n, mean, squares, off_mean, off_squares, sample_variances = ErrorMoments(*self.moments)
         others = self.num_classes - 1
+        if self.outputs == "softmax":
+            lost = torch.where(off_mean < _LEAST_MEAN, torch.nan, 1.0)
+            squares, off_squares, sample_variances = squares * lost, off_squares * lost, sample_variances * lost
         std, off_std = (squares / n).sqrt(), (off_squares / n).sqrt()
         return {
             "sqi_epsilon": mean,
@@ -108,19 +125,44 @@ class OutputErrors(StreamingMetric):
         """Add the samples of another `OutputErrors` (or its `metric_state`) to this one.
 
         Raises:
-            ValueError: The other is no `OutputErrors` state.
+            ValueError: The other is no `OutputErrors` state, or of another number of classes or kind of outputs.
         """
         state = incoming_state.metric_state if isinstance(incoming_state, OutputErrors) else incoming_state
-        if not isinstance(state, dict) or state.keys() != self._defaults.keys():
+        if not isinstance(state, dict) or {*state, "kind"} != self._defaults.keys():
             raise ValueError(f"Expected an OutputErrors or its metric_state, got {type(incoming_state).__name__}.")
-        self.moments = _merged_errors(self.moments, cast(Tensor, state["moments"]))
-        self.invalid = self.invalid + cast(Tensor, state["invalid"])
+        theirs = cast(dict[str, Tensor], state)
+        if "kind" in theirs and (message := self._other_kind(theirs["kind"])):
+            raise ValueError(f"Cannot merge: {message}.")
+        device = self.moments.device
+        moments = ErrorMoments(*self.moments).merged(ErrorMoments(*theirs["moments"].to(device)))
+        self.moments = torch.stack(moments)
+        self.invalid = self.invalid + theirs["invalid"].to(device)
         self._update_count += 1
         self._computed = None
 
+    def _other_kind(self, kind: Tensor) -> str | None:
+        """What is wrong with another state's kind."""
+        if kind.tolist() == self.kind.tolist():
+            return None
+        (k, softmax), outputs = kind.tolist(), {0: "raw", 1: "softmax"}
+        return (
+            f"these are the errors of {self.outputs} outputs of {self.num_classes} classes, those of "
+            f"{outputs[softmax]} outputs of {k} classes"
+        )
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+        # Saved before the kind was a state.
+        if f"{prefix}moments" in state_dict:
+            state_dict.setdefault(f"{prefix}kind", self.kind)
+        if (kind := state_dict.get(f"{prefix}kind")) is not None and (message := self._other_kind(kind)):
+            errors: list[str] = others[-1]
+            errors.append(f"{message[0].upper()}{message[1:]}.")
+            return
+        super()._load_from_state_dict(state_dict, prefix, *others)
+
     def _sync_dist(self, dist_sync_fn: Callable | None = None, process_group: Any | None = None) -> None:
         group = process_group or self.process_group
-        n, mean, squares, off_mean, off_squares, sample_variances = self.moments
+        n, mean, squares, off_mean, off_squares, sample_variances = ErrorMoments(*self.moments)
         # First the means of all ranks, then the squares around them.
         count, total, off_total = sum_over_ranks([n, n * mean, n * off_mean], group)
         common, off_common = total / count.clamp(min=1), off_total / count.clamp(min=1)
@@ -132,72 +174,6 @@ class OutputErrors(StreamingMetric):
         squares, off_squares, sample_variances = sum_over_ranks(around, group)
         self.moments = torch.stack([count, common, squares, off_common, off_squares, sample_variances])
         (self.invalid,) = sum_over_ranks([self.invalid], group)
-
-
-def _checked(
-    outputs: Tensor, targets: Tensor, k: int, ignore_index: int | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Rows of outputs, targets in 0…k−1, which rows count, and how many targets are out of range."""
-    check_integer(targets)
-    if outputs.shape != (*targets.shape, k):
-        raise ValueError(
-            f"outputs must be (n, k) = {(*targets.shape, k)} to go with targets of shape {tuple(targets.shape)}, "
-            f"got {tuple(outputs.shape)}."
-        )
-    f = outputs.detach().reshape(-1, k)
-    y = targets.reshape(-1).long()
-    keep = torch.ones_like(y, dtype=torch.bool) if ignore_index is None else y != ignore_index
-    wrong = keep & ((y < 0) | (y >= k))
-    # Asking a device costs a wait; there `compute` raises.
-    if y.device.type == "cpu":
-        check_range(y[keep], k)
-    return f.to(torch.promote_types(f.dtype, torch.float32)), y.clamp(0, k - 1), keep, wrong.sum()
-
-
-def _batch_errors(f: Tensor, y: Tensor, keep: Tensor) -> Tensor:
-    """The six numbers of `OutputErrors.moments` for one batch, in two passes over it."""
-    wide = wide_dtype(f.device)
-    index, others = y[:, None], f.shape[1] - 1
-    weight = keep.to(wide)
-    n = weight.sum()
-    f = torch.where(keep[:, None], f, torch.zeros_like(f))
-    epsilon = 1 - f.gather(1, index).squeeze(1).to(wide)
-    mean = (weight * epsilon).sum() / n.clamp(min=1)
-    sample_means = f.scatter(1, index, 0).sum(1, dtype=wide) / others
-    off_mean = (weight * sample_means).sum() / n.clamp(min=1)
-    rounded = sample_means.to(f.dtype)
-    deviations = (f - rounded[:, None]).scatter_(1, index, 0)
-    # The rounding of the mean is taken out again: beside a small spread it would show.
-    sample_variances = deviations.square_().sum(1, dtype=wide) / others - (sample_means - rounded).square()
-    sample_variances = sample_variances.clamp(min=0)
-    return torch.stack(
-        [
-            n,
-            mean,
-            (weight * (epsilon - mean).square()).sum(),
-            off_mean,
-            (weight * (sample_variances + (sample_means - off_mean).square())).sum(),
-            (weight * sample_variances).sum(),
-        ]
-    )
-
-
-def _merged_errors(a: Tensor, b: Tensor) -> Tensor:
-    """Pairwise formula of Chan et al. for the six numbers of `OutputErrors.moments`."""
-    n = a[0] + b[0]
-    share = b[0] / n.clamp(min=1)
-    gap, off_gap = b[1] - a[1], b[3] - a[3]
-    weight = a[0] * share
-    return torch.stack(
-        [
-            n,
-            a[1] + share * gap,
-            a[2] + b[2] + weight * gap.square(),
-            a[3] + share * off_gap,
-            a[4] + b[4] + weight * off_gap.square(),
-            a[5] + b[5],
-        ]
-    )
 
 
 class SoftmaxStatistics(RecordMetric):
@@ -247,7 +223,7 @@ class SoftmaxStatistics(RecordMetric):
         """
         with full_precision(outputs.device):
             self._make_states_mutable()
-            f, y, keep, wrong = _checked(outputs, targets, self.num_classes, self.ignore_index)
+            f, y, keep, wrong = checked_outputs(outputs, targets, self.num_classes, self.ignore_index)
             self.invalid += wrong
             p = torch.where(keep[:, None], f.to(self.sums.dtype).softmax(1), 0)
             self.counts.index_add_(0, y, keep.long())
@@ -255,6 +231,24 @@ class SoftmaxStatistics(RecordMetric):
             rows = max(1, _PRODUCTS_BYTES // (p.shape[1] ** 2 * p.element_size()))
             for some, classes in zip(p.split(rows), y.split(rows), strict=True):
                 self.products.index_add_(0, classes, some[:, :, None] * some[:, None, :])
+
+    def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
+        """Add the samples of another `SoftmaxStatistics` (or its `metric_state`) to this one.
+
+        Raises:
+            ValueError: The other is no `SoftmaxStatistics` state of as many classes.
+        """
+        state = incoming_state.metric_state if isinstance(incoming_state, SoftmaxStatistics) else incoming_state
+        if not isinstance(state, dict) or state.keys() != self._defaults.keys():
+            raise ValueError(f"Expected a SoftmaxStatistics or its metric_state, got {type(incoming_state).__name__}.")
+        theirs = cast(dict[str, Tensor], state)
+        if theirs["products"].shape != self.products.shape:
+            raise ValueError(f"Cannot merge: {len(self.counts)} classes here, {len(theirs['counts'])} there.")
+        for name in self._defaults:
+            mine = getattr(self, name)
+            setattr(self, name, mine + theirs[name].to(mine.device))
+        self._update_count += 1
+        self._computed = None
 
     def _sync_dist(self, dist_sync_fn: Callable | None = None, process_group: Any | None = None) -> None:
         group = process_group or self.process_group
@@ -268,5 +262,5 @@ class SoftmaxStatistics(RecordMetric):
             ValueError: Targets outside 0…k−1 were passed to `update` on a device other than the CPU.
         """
         if invalid := int(self.invalid):
-            raise ValueError(f"{invalid} targets lie outside 0…{self.num_classes - 1}.")
+            raise ValueError(f"{invalid} targets lie outside 0…{self.num_classes - 1}, or are no integers.")
         return SoftmaxExpectations(self.sums / self.counts[:, None], self.products / self.counts[:, None, None])

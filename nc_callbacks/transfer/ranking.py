@@ -98,7 +98,11 @@ def rank_sources(
                 moments, accuracy = _moments_and_accuracy(train, test, num_classes, holdout, device_of(module))
             observed = moments.observed()
             assert observed.within is not None
-            found = (accuracy, float(nc1(observed.within, observed.means)), float(near_optimality(moments).mu_ratio))
+            found = (
+                accuracy,
+                float(nc1(observed.within, observed.means, precision=moments.precision)),
+                float(near_optimality(moments).mu_ratio),
+            )
             scores.append(SourceScore(name, *found, time.perf_counter() - start))
         except Exception as error:
             message = f"{type(error).__name__}: {error}"

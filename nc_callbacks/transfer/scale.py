@@ -10,6 +10,8 @@ import torch.distributed as dist
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from nc_callbacks.statistics.precision import wide_dtype
+
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:
     """The sum over all ranks where torch.distributed is initialised; else the tensor."""
@@ -35,26 +37,41 @@ def best_scale(
     By default the samples of all ranks count where torch.distributed is initialised, and all must call it.
 
     Args:
-        logits: Outputs at s = 1, best in float64.
-        targets: Class indices.
+        logits: Outputs at s = 1; the sums are in float64.
+        targets: Class indices in 0…k−1, of any type that holds integers.
         over_ranks: Sums a tensor over the ranks whose samples count.
 
     Raises:
-        ValueError: Equal logits (s = 0) are better than any positive scale.
+        ValueError: Equal logits (s = 0) are better than any positive scale; the shapes do not fit, or a target is no
+            class index in 0…k−1 (on any rank).
 
     Example:
         >>> logits = torch.tensor([[1.0, 0.0]] * 4).double()
         >>> round(best_scale(logits, torch.tensor([0, 0, 0, 1])), 4)  # log 3: a probability of 3/4
         1.0986
     """
-    gaps = logits - logits.gather(1, targets[:, None])
+    if logits.ndim != 2 or logits.shape[1] < 2 or targets.shape != logits.shape[:1]:
+        raise ValueError(
+            f"logits must be (n, k) with k ≥ 2, targets (n,); got {tuple(logits.shape)} and {tuple(targets.shape)}."
+        )
+    logits, labels = logits.to(torch.promote_types(logits.dtype, wide_dtype(logits.device))), targets.long()
+    wrong = (labels < 0) | (labels >= logits.shape[1]) | (labels != targets)
+    labels = labels.masked_fill(wrong, 0)
+    gaps = logits - logits.gather(1, labels[:, None])
     # Other classes with the sample's own logit cost log(their number + 1) at any scale.
     ties = (gaps == 0).sum(1).to(gaps.dtype).log()
 
     def sums(*values: Float[Tensor, " n"]) -> list[float]:
         return over_ranks(torch.stack([value.sum() for value in values])).tolist()
 
-    tie_loss, slope = sums(ties, gaps.mean(1))
+    # Counted over the ranks, of which none must go on alone.
+    tie_loss, slope, unusable = sums(ties, gaps.mean(1), wrong.to(gaps.dtype))
+    if unusable:
+        here = sorted(set(targets[wrong].tolist()))[:5]
+        raise ValueError(
+            f"targets must be class indices in 0…{logits.shape[1] - 1}, got {here or 'others on another rank'} "
+            f"({int(unusable)} in all)."
+        )
     if not slope < 0:
         raise ValueError(
             "The scale cannot be fitted: on these samples the logits are no better than equal ones, at any positive "
