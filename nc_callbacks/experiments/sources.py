@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from nc_callbacks.experiments.trusted import make, read_config
 from nc_callbacks.probe import find_head, undisturbed
 
 FOLDER_SIZE = 224
@@ -73,31 +74,51 @@ def run_backbone(path: Path) -> nn.Module:
     """The backbone of a run of `train.py`, with its trained weights.
 
     Args:
-        path: The run's folder, or a checkpoint in it. The configuration in the folder is instantiated, so that it must
-            be one to trust.
+        path: The run's folder, or a checkpoint in it or in its ``checkpoints``. It may be anybody's: the checkpoint is
+            not unpickled, and of the configuration only what `nc_callbacks.experiments.trusted` lists is made.
 
     Raises:
         FileNotFoundError: The checkpoint, or the configuration that says which network it is of, is not there.
+        ValueError: The checkpoint cannot be read or is of another network; the configuration asks for what is not on
+            the list.
     """
-    from hydra.utils import instantiate
-    from omegaconf import OmegaConf
-
     checkpoint = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
-    folder = next(
-        (parent for parent in checkpoint.absolute().parents if (parent / ".hydra/config.yaml").is_file()), None
-    )
-    if not checkpoint.is_file() or folder is None:
+    folder = checkpoint.absolute().parent
+    folder = folder.parent if folder.name == "checkpoints" else folder
+    file = folder / ".hydra" / "config.yaml"
+    if not checkpoint.is_file() or not file.is_file():
+        missing = file if checkpoint.is_file() else checkpoint
         raise FileNotFoundError(
-            f"Expected {path} to be a run folder of train.py or a checkpoint in one, with its .hydra/config.yaml; "
-            f"{'there is no such configuration above it' if checkpoint.is_file() else f'{checkpoint} is not there'}."
+            f"Expected {path} to be a run folder of train.py, or a checkpoint in one or in its checkpoints/, with its "
+            f".hydra/config.yaml; {missing} is not there."
         )
-    config = OmegaConf.load(folder / ".hydra" / "config.yaml")
-    data = instantiate(config.data)
-    network = instantiate(config.model, image_shape=data.image_shape, num_classes=data.num_classes)
-    weights = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
-    start = "network."
-    network.load_state_dict({key.removeprefix(start): w for key, w in weights.items() if key.startswith(start)})
+    weights = _weights(checkpoint)
+    config = read_config(file)
+    data = make(config, "data")
+    network = make(config, "model", image_shape=data.image_shape, num_classes=data.num_classes)
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"The weights in {checkpoint} are not of the network in {file}: {reason}") from error
     return network.backbone
+
+
+def _weights(checkpoint: Path) -> dict[str, Tensor]:
+    """The network's weights in a checkpoint of `ImageClassifier`, without unpickling anything."""
+    try:
+        content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(
+            f"{checkpoint} cannot be read as a checkpoint of weights: it is cut short, or was saved by something else "
+            f"({type(error).__name__}: {reason})."
+        ) from error
+    state = content.get("state_dict") if isinstance(content, dict) else None
+    if not isinstance(state, dict):
+        raise ValueError(f"Expected {checkpoint} to be a checkpoint of train.py, with a state_dict; it has none.")
+    start = "network."
+    return {key.removeprefix(start): weight for key, weight in state.items() if str(key).startswith(start)}
 
 
 def source(name: str, device: str) -> Callable[[], nn.Module]:

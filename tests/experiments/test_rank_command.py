@@ -79,7 +79,7 @@ def test_run_backbone_has_the_trained_weights(run_folder, given):
 
 def test_checkpoint_without_configuration(tmp_path):
     torch.save({}, tmp_path / "a.ckpt")
-    with pytest.raises(FileNotFoundError, match="there is no such configuration above it"):
+    with pytest.raises(FileNotFoundError, match=r"\.hydra/config\.yaml is not there"):
         run_backbone(tmp_path / "a.ckpt")
 
 
