@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +15,15 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from nc_callbacks.callbacks.base import CollapseCallback
+from nc_callbacks.callbacks.history import MAX_ENTRIES, MAX_LOOKS, least_missed
+from nc_callbacks.files import replacing
+from nc_callbacks.metrics import LogKey, metric_of
 
 LOOKS_FILE = "looks.npz"
 """Written to the recorder's folder; `numpy.load` reads it without pickle."""
 
-MAX_LOOKS = 40
-"""Looks kept of each vector and matrix."""
-
-MAX_ENTRIES = 1_000
-"""Entries kept of a vector."""
-
 MAX_ROWS = 100
 """Rows and columns kept of a matrix of classes."""
-
-DERIVED = ("cumulative_explained_variance", "singular_values")
-"""Left out: what is kept gives them."""
 
 
 class LookRecorder(Callback):
@@ -63,6 +57,8 @@ class LookRecorder(Callback):
         self.epochs: dict[str, list[int]] = {}
         self.values: dict[str, list[Tensor]] = {}
         self.steps: dict[str, int] = {}
+        self._of_histories: set[str] = set()
+        self._warned: set[str] = set()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         callbacks = trainer.callbacks  # type: ignore[attr-defined]
@@ -75,37 +71,77 @@ class LookRecorder(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Of a fit that was cut off and is repeated, or of an earlier one.
-        for key, epochs in self.epochs.items():
+        for key, epochs in list(self.epochs.items()):
             seen = sum(epoch <= trainer.current_epoch for epoch in epochs)
             del epochs[seen:], self.values[key][seen:]
+            if not epochs:
+                self._forget(key)
+        self._take_over(trainer)
+
+    def _take_over(self, trainer: Trainer) -> None:
+        """The vectors of earlier looks, which a checkpoint holds in the callbacks' histories."""
+        for callback in _callbacks(trainer):
+            held = {key for record in callback.history for key in _kept_of(record)}
+            for key in held:
+                self._forget(key)
+            for record in callback.history:
+                for key, value in _kept_of(record).items():
+                    self._keep(key, record["epoch"] + 1, value)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, CollapseCallback) and callback.latest.get("epoch") == trainer.current_epoch:
-                for key, value in callback.latest.items():
-                    if isinstance(value, Tensor) and not key.endswith(DERIVED):
-                        self._keep(key, trainer.current_epoch + 1, value)
-        if any(epochs and epochs[-1] == trainer.current_epoch + 1 for epochs in self.epochs.values()):
+        try:
+            self._record(trainer)
+        except Exception as error:
+            self._warn_once("record", f"The looks could not be written to {self.folder}: {error!r}.")
+
+    def _record(self, trainer: Trainer) -> None:
+        looked = [c for c in _callbacks(trainer) if c.latest.get("epoch") == trainer.current_epoch]
+        for callback in looked:
+            for key, value in _kept_of(callback.latest).items():
+                self._keep(key, trainer.current_epoch + 1, value)
+                if callback.history and key in callback.history[-1] and value.numel() <= MAX_ENTRIES:
+                    self._of_histories.add(key)
+        if looked:
             self._write()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"epochs": self.epochs, "values": self.values, "steps": self.steps}
+        """Matrices and long vectors; the others are in the callbacks' histories."""
+        own = {key: torch.stack(values) for key, values in self.values.items() if key not in self._of_histories}
+        return {
+            "epochs": {key: list(self.epochs[key]) for key in own},
+            "values": {key: _folded(values) for key, values in own.items()},
+            "steps": {key: self.steps[key] for key in own},
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.epochs = {key: list(epochs) for key, epochs in state_dict["epochs"].items()}
-        self.values = {key: list(values) for key, values in state_dict["values"].items()}
+        self.values = {key: list(_unfolded(values)) for key, values in state_dict["values"].items()}
         self.steps = dict(state_dict["steps"])
 
     def _keep(self, key: str, epoch: int, value: Tensor) -> None:
+        kept, step = shrunk(key, value)
+        if key in self.values and self.values[key][0].shape != kept.shape:
+            self._forget(key)
+            message = f"{key} has another size from epoch {epoch} on (other classes or features): its looks start anew."
+            self._warn_once("size", message)
         epochs, values = self.epochs.setdefault(key, []), self.values.setdefault(key, [])
-        kept, self.steps[key] = shrunk(key, value)
+        self.steps[key] = step
         epochs.append(epoch)
         values.append(kept)
         if len(epochs) > MAX_LOOKS:
             surplus = least_missed(epochs)
             del epochs[surplus], values[surplus]
+
+    def _forget(self, key: str) -> None:
+        for held in (self.epochs, self.values, self.steps):
+            held.pop(key, None)
+
+    def _warn_once(self, what: str, message: str) -> None:
+        if what not in self._warned:
+            rank_zero_warn(message)
+        self._warned.add(what)
 
     def _write(self) -> None:
         arrays: dict[str, Any] = {}
@@ -113,24 +149,45 @@ class LookRecorder(Callback):
             arrays[key] = torch.stack(values).numpy()
             arrays[f"{key}@epochs"] = np.array(self.epochs[key])
             arrays[f"{key}@step"] = np.array(self.steps[key])
-        unfinished = self.folder / f"{LOOKS_FILE}.part"
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with open(unfinished, "wb") as file:
-                np.savez(file, **arrays)
-            os.replace(unfinished, self.folder / LOOKS_FILE)
-        except OSError as error:
-            rank_zero_warn(f"The looks could not be written to {self.folder}: {error!r}.")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with replacing(self.folder / LOOKS_FILE, "wb") as file:
+            np.savez(file, **arrays)
 
 
-def least_missed(epochs: list[int]) -> int:
-    """Place of the epoch whose absence leaves the narrowest gap on a logarithmic axis; never the first or the last.
+def _callbacks(trainer: Trainer) -> list[CollapseCallback]:
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    return [callback for callback in callbacks if isinstance(callback, CollapseCallback)]
 
-    Example:
-        >>> least_missed([1, 2, 3, 50, 51, 100])
-        4
-    """
-    return min(range(1, len(epochs) - 1), key=lambda i: math.log(epochs[i + 1] / epochs[i - 1]))
+
+def _kept_of(record: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The vectors and matrices of a look that are kept: all but those that others give."""
+    return {
+        key: value
+        for key, value in record.items()
+        if isinstance(value, Tensor) and value.ndim in (1, 2) and not metric_of(LogKey.parse(key).name).derived
+    }
+
+
+def _folded(values: Tensor) -> Tensor:
+    """Of matrices that are all symmetric the entries on and above the diagonal, in four dimensions as a mark of it."""
+    mirrored = values.transpose(1, -1)
+    if values.ndim != 3 or values.shape != mirrored.shape:
+        return values
+    if not torch.allclose(values, mirrored, rtol=0, atol=0, equal_nan=True):
+        return values
+    rows, columns = torch.triu_indices(*values.shape[1:])
+    return values[:, rows, columns][:, None, None]
+
+
+def _unfolded(values: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
+    """What `_folded` was given."""
+    if isinstance(values, list) or values.ndim != 4:
+        return values
+    size = math.isqrt(2 * values.shape[-1])
+    rows, columns = torch.triu_indices(size, size)
+    full = values.new_empty(len(values), size, size)
+    full[:, rows, columns] = full[:, columns, rows] = values[:, 0, 0]
+    return full
 
 
 def shrunk(key: str, value: Tensor) -> tuple[Float[Tensor, "..."], int]:
@@ -148,13 +205,14 @@ def shrunk(key: str, value: Tensor) -> tuple[Float[Tensor, "..."], int]:
         (tensor([0., 2., 4.]), 2)
     """
     value = value.detach().float().cpu()
-    if key.endswith("explained_variance"):
+    axis = metric_of(LogKey.parse(key).name).axis
+    if axis == "direction":
         return value[:MAX_ENTRIES].clone(), 1
-    if key.endswith("sqi_samples"):
-        return value[:MAX_ROWS, : MAX_ROWS + 3].clone(), 1
     if value.ndim == 1:
         step = math.ceil(len(value) / MAX_ENTRIES)
         return value[::step].clone(), step
+    if axis == "sample" or value.shape[0] != value.shape[1]:
+        return value[:MAX_ROWS, : MAX_ROWS + 3].clone(), 1
     step = math.ceil(len(value) / MAX_ROWS)
     return block_means(value, step), step
 

@@ -1,6 +1,7 @@
 """What the recorder keeps of the callbacks' looks, and that its file is bounded and loads without pickle."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -79,6 +80,104 @@ def test_a_second_fit_starts_anew(tmp_path):
     for _ in range(2):
         trainer(NeuralCollapse(), recorder, max_epochs=3).fit(Classifier(), loader())
         assert read_looks(tmp_path / LOOKS_FILE)["nc/train/counts"].epochs.tolist() == [1, 2, 3]
+
+
+def test_a_second_fit_with_fewer_looks(tmp_path):
+    """Of a callback that looks every other epoch nothing is left when the next fit starts, and its file is written."""
+    recorder = LookRecorder(tmp_path)
+    callbacks = [NeuralCollapse(), FeatureSpectrum(every_n_epochs=2), recorder]
+    for _ in range(2):
+        trainer(*callbacks, max_epochs=2).fit(Classifier(), loader())
+    looks = read_looks(tmp_path / LOOKS_FILE)
+    assert looks["nc/train/counts"].epochs.tolist() == [1, 2]
+    assert looks["nc/train/explained_variance"].epochs.tolist() == [2]
+    trainer(NeuralCollapse(), recorder, max_epochs=1).fit(Classifier(), loader())
+    assert set(read_looks(tmp_path / LOOKS_FILE)) == {
+        *("nc/train/counts", "nc/train/class_mean_norms", "nc/train/class_mean_cosines")
+    }
+
+
+def test_a_head_that_grows_starts_its_looks_anew_with_one_warning(tmp_path):
+    class Growing(Classifier):
+        def on_train_epoch_start(self):
+            if self.current_epoch == 2:
+                self.head = torch.nn.Linear(8, 6)
+                self.trainer.optimizers[0].add_param_group({"params": self.head.parameters()})
+
+    callback = NeuralCollapse()
+    fitting = trainer(callback, LookRecorder(tmp_path), max_epochs=4)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        fitting.fit(Growing(), loader())
+    assert fitting.current_epoch == 4
+    counts = read_looks(tmp_path / LOOKS_FILE)["nc/train/counts"]
+    sizes = [record["nc/train/counts"].numel() for record in callback.history if "nc/train/counts" in record]
+    assert counts.values.shape[1] == sizes[-1]
+    assert len(counts.epochs) == sizes.count(sizes[-1])
+    assert sum("its looks start anew" in str(warning.message) for warning in warned) == (len(set(sizes)) > 1)
+
+
+def test_another_size_starts_anew():
+    recorder = LookRecorder("unused")
+    with pytest.warns(UserWarning, match="another size from epoch 3 on") as warned:
+        for epoch, size in enumerate((3, 3, 5, 5, 7), 1):
+            recorder._keep("nc/train/counts", epoch, torch.full((size,), float(epoch)))
+    assert len(warned) == 1
+    assert recorder.epochs["nc/train/counts"] == [5]
+    assert recorder.steps["nc/train/counts"] == 1
+
+
+def test_whatever_fails_training_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(LookRecorder, "_keep", lambda *_: 1 / 0)
+    fitting = trainer(NeuralCollapse(), LookRecorder(tmp_path), max_epochs=3)
+    with pytest.warns(UserWarning, match="ZeroDivisionError") as warned:
+        fitting.fit(Classifier(), loader())
+    assert fitting.current_epoch == 3
+    assert sum("could not be written" in str(warning.message) for warning in warned) == 1
+
+
+def test_state_holds_what_the_histories_do_not(tmp_path):
+    recorder = LookRecorder(tmp_path)
+    callbacks = [NeuralCollapse(layers=["body.4"]), WeightMeanAlignment(), FeatureSpectrum(), recorder]
+    trainer(*callbacks, max_epochs=3).fit(Classifier(), loader())
+    state = recorder.state_dict()
+    assert set(state["values"]) == {"nc/train/class_mean_cosines", "nc/train/body.4/class_mean_cosines"}
+    again = LookRecorder(tmp_path)
+    again.load_state_dict(state)
+    for key in state["values"]:
+        assert again.epochs[key] == recorder.epochs[key]
+        assert torch.equal(torch.stack(again.values[key]), torch.stack(recorder.values[key]))
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_matrices_come_back_from_the_state(symmetric):
+    matrix = torch.rand(3, 5, 5, generator=torch.Generator().manual_seed(0))
+    matrix[:, 2], matrix[:, :, 2] = torch.nan, torch.nan
+    matrix = matrix + matrix.mT if symmetric else matrix
+    recorder = LookRecorder("unused")
+    for epoch in range(3):
+        recorder._keep("nc/train/class_mean_cosines", epoch + 1, matrix[epoch])
+    state = recorder.state_dict()
+    assert state["values"]["nc/train/class_mean_cosines"].numel() == 3 * (15 if symmetric else 25)
+    recorder.load_state_dict(state)
+    np.testing.assert_array_equal(torch.stack(recorder.values["nc/train/class_mean_cosines"]), matrix)
+
+
+def test_a_resumed_run_writes_the_file_of_one_that_was_not_cut_off(tmp_path):
+    def fit(epochs, folder, **resume):
+        callbacks = [NeuralCollapse(), WeightMeanAlignment(), FeatureSpectrum(every_n_epochs=2), LookRecorder(folder)]
+        fitting = trainer(*callbacks, max_epochs=epochs)
+        fitting.fit(Classifier(), loader(shuffle=False), **resume)
+        fitting.save_checkpoint(folder / "last.ckpt")
+        return read_looks(folder / LOOKS_FILE)
+
+    fit(3, tmp_path / "a")
+    resumed, whole = fit(5, tmp_path / "b", ckpt_path=tmp_path / "a" / "last.ckpt"), fit(5, tmp_path / "c")
+    assert set(resumed) == set(whole)
+    for key, looks in whole.items():
+        assert resumed[key].epochs.tolist() == looks.epochs.tolist(), key
+        # Dropout draws otherwise after the cut.
+        np.testing.assert_array_equal(resumed[key].values[:1], looks.values[:1])
 
 
 def test_few_looks_all_stay():
