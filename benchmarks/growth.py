@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from speed.measure import batch
 
 from nc_callbacks import ClassStatistics, NeuralCollapse
-from nc_callbacks.engine.request import ClassifierObservation, Observation
+from nc_callbacks.engine.observation import ClassifierObservation, Observation
 
 START = {"n": 8_000, "k": 100, "p": 256}
 DECADES = {"n": (4_000, 12_000, 40_000), "k": (100, 300, 1_000, 3_000), "p": (128, 256, 512, 1_280)}

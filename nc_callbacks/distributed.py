@@ -1,4 +1,4 @@
-"""The processes that share a trainer's data, and how they fail together."""
+"""The processes that share data: what they exchange, what they agree on, and how they fail together."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from lightning.pytorch import Trainer
+    pass
 
 T = TypeVar("T")
 
@@ -41,7 +41,13 @@ class _Vote(IntEnum):
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those that have different data."""
+    """This process among those that have different data.
+
+    Example:
+        >>> ranks = Ranks.of_world()
+        >>> ranks.size, ranks.max(3), ranks.all_or_none(lambda: "done")
+        (1, 3, 'done')
+    """
 
     rank: int
     size: int
@@ -50,14 +56,15 @@ class Ranks:
     device: torch.device
 
     @classmethod
-    def of(cls, trainer: Trainer) -> Ranks:
-        """Those of a trainer: with tensor parallelism, several processes have the same data."""
-        sampling = getattr(trainer.strategy, "distributed_sampler_kwargs", None) or {}
-        rank = sampling.get("rank", trainer.global_rank)
-        size = sampling.get("num_replicas", trainer.world_size)
-        mesh: Any = getattr(trainer.strategy, "_device_mesh", None)
-        shared = size != trainer.world_size and mesh is not None
-        return cls(rank, size, mesh["data_parallel"].get_group() if shared else None, trainer.strategy.root_device)
+    def of_world(cls, device: torch.device | str = "cpu") -> Ranks:
+        """All processes where torch.distributed is initialised, else this one alone.
+
+        Args:
+            device: Where what they exchange lies.
+        """
+        several = dist.is_available() and dist.is_initialized()
+        rank, size = (dist.get_rank(), dist.get_world_size()) if several else (0, 1)
+        return cls(rank, size, None, torch.device(device))
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum over all processes."""
@@ -67,13 +74,17 @@ class Ranks:
         dist.all_reduce(total, group=self.group)
         return total
 
-    def most(self, value: int) -> int:
+    def max(self, value: int) -> int:
         """The largest value of all processes."""
         if self.size == 1:
             return value
         largest = torch.tensor(value, device=self.device)
         dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=self.group)
         return int(largest)
+
+    def any(self, here: bool) -> bool:
+        """Whether something holds on some process."""
+        return bool(self.max(int(here)))
 
     def vote(self, failure: Exception | None = None, more: bool = False) -> bool:
         """Whether some rank has more to do; where one has failed, all raise.
@@ -83,16 +94,16 @@ class Ranks:
                 `FailedElsewhereError`.
         """
         mine = _vote(failure, more)
-        most = self.most(mine)
-        if failure is not None and mine == most:
+        largest = self.max(mine)
+        if failure is not None and mine == largest:
             raise failure
-        if most == _Vote.INTERRUPTED:
+        if largest == _Vote.INTERRUPTED:
             raise InterruptedPassError
-        if most > _Vote.INTERRUPTED:
-            raise FailedElsewhereError(most == _Vote.OUT_OF_MEMORY)
-        return most == _Vote.MORE
+        if largest > _Vote.INTERRUPTED:
+            raise FailedElsewhereError(largest == _Vote.OUT_OF_MEMORY)
+        return largest == _Vote.MORE
 
-    def together(self, action: Callable[[], T]) -> T:
+    def all_or_none(self, action: Callable[[], T]) -> T:
         """Do what may fail on one rank, and then fails on all: none is left waiting.
 
         What it asks of the others itself it does on all ranks, or fails before.

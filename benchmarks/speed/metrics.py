@@ -8,7 +8,7 @@ from statistics import median
 import torch
 
 from nc_callbacks import ClassStatistics, FeatureSpectrum, NeuralCollapse, OutputErrors, WeightMeanAlignment
-from nc_callbacks.engine.request import ClassifierObservation, Observation
+from nc_callbacks.engine.observation import ClassifierObservation, Observation
 from speed.measure import Options, Row, batch, peak_memory, seconds
 
 

@@ -1,35 +1,41 @@
-"""What all callbacks share: their arguments, when to look, one pass for all, logging, history."""
+"""What all callbacks share: their arguments, when to look, logging, history."""
 
 from __future__ import annotations
 
-import importlib.util
-import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from nc_callbacks.engine.look import MakeLoaders
-from nc_callbacks.engine.measurement import Measurement, measured
-from nc_callbacks.engine.monitors import read_as_before, read_at_looks
-from nc_callbacks.engine.online import Online, refuse_compiled
-from nc_callbacks.engine.request import Needs, Observation, Source
-from nc_callbacks.engine.session import Observations, close, make_look, observations_for, shared
-from nc_callbacks.engine.trainer import by_split, evaluation_loaders, overrides, validation_loaders
-from nc_callbacks.engine.units import parse_bytes
-from nc_callbacks.probe import Pool, named_head, named_module
+from nc_callbacks.callbacks.arguments import (
+    BatchFn,
+    Epochs,
+    ForwardFn,
+    GlobalMean,
+    Mode,
+    Split,
+    check_arguments,
+    spelt_right,
+)
+from nc_callbacks.callbacks.hooks import SessionHooks
+from nc_callbacks.callbacks.measurement import Measurement, measured
+from nc_callbacks.callbacks.results import Record
+from nc_callbacks.callbacks.schedule import Schedule
+from nc_callbacks.engine.observation import Observation, Observations
+from nc_callbacks.engine.request import Needs, Source, parse_bytes
+from nc_callbacks.engine.session import Watch, session_of
+from nc_callbacks.engine.trainer import state_key
+from nc_callbacks.metrics import LogKey
+from nc_callbacks.probe import Pool
 
-Split = Literal["train", "val", "test"]
-Record = dict[str, Any]
 
-
-class CollapseCallback(Callback):
+class CollapseCallback(SessionHooks):
     """Base of the callbacks: looks at the model after training epochs, in one pass over the training data for all.
 
     A look runs the model in eval mode, with the weights standing still, over the training data (and `splits`) through
@@ -45,7 +51,7 @@ class CollapseCallback(Callback):
         head: Dotted name of the classifier; by default it is found (see `nc_callbacks.probe.find_head`).
         layers: Dotted names of further modules whose input is watched.
         every_n_epochs: Look after every n-th epoch.
-        epochs: Look after these epochs instead (the trainer's numbers, from 0), or ``"log"`` for ten a decade. With
+        epochs: Look after these epochs instead (the trainer's numbers, from 0), or ``"log"`` for ten per decade. With
             either, the last epoch of `max_epochs` is always looked at.
         splits: Of ``"train"``, ``"val"`` and (in `trainer.test`) ``"test"``.
         mode: ``"epoch_end"`` for a look after the epoch, or ``"online"`` to gather from the forward passes that
@@ -55,8 +61,9 @@ class CollapseCallback(Callback):
             of None leave a batch out. A look goes through several training loaders one after the other, and `batch_fn`
             gets the batches of each; online it gets what the training step gets.
         forward_fn: From (module, inputs) to outputs; by default the module is called on the inputs.
-        feature_cache: Memory a rank may use to keep features, so that what needs the final class means needs no second
-            pass: a number of bytes or a string such as ``"512MiB"``.
+        feature_cache: Memory that a rank may use to keep features, so that what needs the final class means needs no
+            second pass: a number of bytes or a string such as ``"64MiB"``. One budget for all callbacks of a trainer:
+            the smallest that one of them gives counts; None for no opinion, and 512 MiB where none has one.
         figures: Save figures when fit ends: True for ``figures/`` in the trainer's `default_root_dir`, or a folder.
             Another `prefix` than ``nc`` makes a folder in it.
         prefix: First part of the log keys.
@@ -68,67 +75,47 @@ class CollapseCallback(Callback):
 
     Attributes:
         latest: Result of the last look: numbers, vectors and matrices by log key, with ``"epoch"`` and ``"step"``.
-        history: One dict a look of a fit, numbers and vectors by log key; saved in and restored from checkpoints.
+        history: One dict per look of a fit, numbers and vectors by log key; saved in and restored from checkpoints.
 
     Raises:
+        TypeError: An argument that there is not; names the nearest.
         ValueError: An argument is out of its range; in `setup` and before the first epoch, what is wrong with the
-            model or the data.
+            model or the data, or another callback that would log different values under the same keys.
         ModuleNotFoundError: Figures are asked for and matplotlib is not installed.
     """
+
+    names: ClassVar[frozenset[str]] = frozenset()
+    """Metrics that another kind of callback logs under the same keys, with the same values where the source is."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            cls.__init__ = spelt_right(cls.__init__)  # type: ignore[method-assign]
 
     def __init__(
         self,
         head: str | None = None,
         layers: Sequence[str] = (),
         every_n_epochs: int = 1,
-        epochs: Iterable[int] | Literal["log"] | None = None,
+        epochs: Epochs = None,
         splits: Sequence[Split] = ("train",),
-        mode: Literal["epoch_end", "online"] = "epoch_end",
-        batch_fn: Callable[[Any], tuple[Any, Any]] | None = None,
-        forward_fn: Callable[[LightningModule, Any], Any] | None = None,
-        feature_cache: int | str = "512MiB",
+        mode: Mode = "epoch_end",
+        batch_fn: BatchFn | None = None,
+        forward_fn: ForwardFn | None = None,
+        feature_cache: int | str | None = None,
         figures: bool | str | Path = False,
         prefix: str = "nc",
         pool: Pool = None,
-        global_mean: Literal["classes", "samples"] = "classes",
+        global_mean: GlobalMean = "classes",
         ignore_index: int | None = -100,
     ) -> None:
-        if every_n_epochs < 1:
-            raise ValueError(f"every_n_epochs must be at least 1, got {every_n_epochs}.")
-        if isinstance(epochs, str) and epochs != "log":
-            raise ValueError(f'epochs must be a list of epochs or "log", got {epochs!r}.')
-        if isinstance(splits, str) or not splits or not set(splits) <= {"train", "val", "test"}:
-            raise ValueError(f'splits must be a list of "train", "val" and "test", got {splits!r}.')
-        if isinstance(layers, str):
-            raise ValueError(f"layers must be a list of module names, got the string {layers!r}: pass [{layers!r}].")
-        if mode not in ("epoch_end", "online"):
-            raise ValueError(f'mode must be "epoch_end" or "online", got {mode!r}.')
-        if pool not in (None, "mean"):
-            raise ValueError(f'pool must be None or "mean", got {pool!r}.')
-        if global_mean not in ("classes", "samples"):
-            raise ValueError(f'global_mean must be "classes" or "samples", got {global_mean!r}.')
-        if figures and importlib.util.find_spec("matplotlib") is None:
-            raise ModuleNotFoundError("figures need matplotlib: pip install matplotlib, or pass figures=False.")
+        check_arguments(layers, every_n_epochs, epochs, splits, mode, figures, pool, global_mean, prefix)
+        self.layers, self.splits, self.mode = tuple(layers), tuple(splits), mode
+        self.schedule = Schedule.of(every_n_epochs, epochs)
+        self.cache_bytes = None if feature_cache is None else parse_bytes(feature_cache)
+        self.figures, self.prefix, self.global_mean = figures, prefix, global_mean
         self.given = Source(head, pool, batch_fn, forward_fn, ignore_index, mode == "online")
-        self.source = self.given
-        self.layers = tuple(layers)
-        self.every_n_epochs = every_n_epochs
-        self.epochs: Literal["log"] | frozenset[int] | None
-        self.epochs = epochs if epochs is None or epochs == "log" else frozenset(epochs)
-        self.splits = tuple(splits)
-        self.mode = mode
-        self.cache_bytes = parse_bytes(feature_cache)
-        self.figures = figures
-        self.prefix = prefix
-        self.global_mean = global_mean
-        self.latest: Record = {}
-        self.history: list[Record] = []
-        self.num_classes: int | None = None
-
-    @property
-    def head(self) -> str:
-        """Dotted name of the classifier; empty until it is found."""
-        return self.source.head or ""
+        self.start_results()
 
     @property
     @abstractmethod
@@ -139,6 +126,11 @@ class CollapseCallback(Callback):
     def measure(self, observation: Observation) -> Measurement:
         """What this callback makes of one layer on one split."""
 
+    @property
+    def settings(self) -> tuple[Any, ...]:
+        """What the values depend on beside the source and the layers."""
+        return (self.global_mean,)
+
     def draw(self, folder: Path) -> None:
         """Save this callback's figures in the folder; by default one of each of its metrics."""
         from nc_callbacks.figures import save_metric_figures
@@ -148,7 +140,8 @@ class CollapseCallback(Callback):
     # Lightning asks for it at every hook of every batch.
     @cached_property
     def state_key(self) -> str:
-        return self._generate_state_key(
+        return state_key(
+            self,
             prefix=self.prefix,
             head=self.given.head,
             layers=self.layers,
@@ -158,186 +151,60 @@ class CollapseCallback(Callback):
             mode=self.mode,
         )
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"history": self.history, "num_classes": self.num_classes}
+    def make_watch(self) -> Watch:
+        return Watch(
+            name=type(self).__name__,
+            given=self.given,
+            layers=self.layers,
+            splits=self.splits,
+            prefix=self.prefix,
+            ask=self._ask,
+            is_due=self.is_due,
+            cache_bytes=self.cache_bytes,
+            names=self.names,
+            settings=self.settings,
+        )
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.history = list(state_dict["history"])
-        self.num_classes = state_dict["num_classes"]
-        self.latest = dict(self.history[-1]) if self.history else {}
+    def is_due(self, trainer: Trainer) -> bool:
+        """Whether this callback looks after the current epoch."""
+        return self.schedule.is_due(trainer)
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if getattr(trainer.strategy, "zero_stage_3", False):
-            raise ValueError(
-                f"{type(self).__name__} cannot read the classifier under DeepSpeed's ZeRO stage 3, which keeps no "
-                "whole parameters. Use stage 2, FSDP, or ModelParallelStrategy."
-            )
-        # A model that builds its layers in configure_model has none yet; it is checked when it runs.
-        if not overrides(pl_module, "configure_model"):
-            names = [*([] if self.given.head is None else [self.given.head]), *self.layers]
-            if self.given.head is not None:
-                named_head(pl_module, self.given.head)
-            for layer in self.layers:
-                named_module(pl_module, layer, "layer")
-            if self.mode == "online" and stage == "fit":
-                refuse_compiled(pl_module, names)
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        read_at_looks(trainer, self.prefix, self._is_new)
-
-    def _is_new(self, monitor: str, trainer: Trainer) -> bool:
-        """Whether it came in this epoch, or all with our prefix have measured: then the key is of none of them."""
-        mine = [callback.latest for callback in _callbacks(trainer) if callback.prefix == self.prefix]
-        now = [latest for latest in mine if latest.get("epoch") == trainer.current_epoch and len(latest) > 2]
-        return len(now) == len(mine) or any(monitor in latest for latest in now)
+    def _ask(self) -> Needs:
+        return self.needs
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Of a fit that was cut off and is repeated, or of an earlier one.
-        self.history = [record for record in self.history if record["epoch"] < trainer.current_epoch]
-        if self.latest.get("epoch", -1) >= trainer.current_epoch:
-            self.latest = {}
-        peers = [callback for callback in _callbacks(trainer) if callback.given == self.given]
-        if peers[0] is self:
-            self._try(trainer, pl_module, peers, lambda: _loaders_of_fit(trainer, peers))
-            if self.mode == "online":
-                # One that names the head and one that finds it share a stream too.
-                sharing = [callback for callback in _callbacks(trainer) if callback.source == self.source]
-                look = make_look(trainer, pl_module, self.source, sharing)
-                shared(trainer).streams[self.source] = Online(look, shared(trainer).warn_once)
+        self.forget_from(trainer.current_epoch)
+        super().on_train_start(trainer, pl_module)
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.state.fn == "validate":
-            self._try_evaluation(trainer, pl_module, "val")
-
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._try_evaluation(trainer, pl_module, "test")
-
-    def _try_evaluation(self, trainer: Trainer, pl_module: LightningModule, split: Split) -> None:
-        peers = [c for c in _callbacks(trainer) if c.given == self.given and split in c.splits]
-        if peers and peers[0] is self:
-            self._try(trainer, pl_module, peers, lambda: evaluation_loaders(trainer, split))
-
-    def _try(
-        self, trainer: Trainer, pl_module: LightningModule, peers: list[CollapseCallback], make_loaders: MakeLoaders
-    ) -> None:
-        """Try what was given to these callbacks on a batch, once for all."""
-        look = make_look(trainer, pl_module, self.given, peers)
-        look.check(make_loaders)
-        for peer in peers:
-            peer.source = replace(self.given, head=look.head)
-            if peer.history and peer.num_classes not in (None, look.num_classes):
-                rank_zero_warn(
-                    f"The history of {type(peer).__name__} in the checkpoint is of {peer.num_classes} classes, and "
-                    f"{look.head!r} has {look.num_classes}: it starts anew."
-                )
-                peer.history, peer.latest = [], {}
-            peer.num_classes = look.num_classes
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        for source, stream in self._streams(trainer):
-            if any(c.source == source and c.is_due(trainer) for c in _callbacks(trainer)):
-                stream.start()
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        for _, stream in self._streams(trainer):
-            stream.begin_batch()
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        for _, stream in self._streams(trainer):
-            skipped = outputs is None or outputs == {}
-            stream.end_batch("train", batch, trainer.train_dataloader, batch_idx, skipped)
-
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        for _, stream in self._streams(trainer):
-            stream.restart("val")
-
-    def on_validation_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        for _, stream in self._streams(trainer):
-            stream.begin_batch()
-
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        for source, stream in self._streams(trainer):
-            if any(c.source == source and "val" in c.splits for c in _callbacks(trainer)):
-                split, loader = list(by_split("val", trainer.val_dataloaders).items())[dataloader_idx]
-                stream.end_batch(split, batch, loader, batch_idx)
-
-    def _streams(self, trainer: Trainer) -> list[tuple[Source, Online]]:
-        """What is gathered online, for the first of the callbacks: each stream is served once."""
-        streams = shared(trainer).streams
-        return list(streams.items()) if streams and _first_callback(trainer) is self else []
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not self.is_due(trainer):
+    def record(self, trainer: Trainer, pl_module: LightningModule, observations: Observations | None) -> None:
+        if not observations:
             return
-
-        def find(peers: list[CollapseCallback]) -> Observations:
-            if self.mode == "online":
-                return shared(trainer).streams[self.source].finish()
-            return make_look(trainer, pl_module, self.source, peers).run(lambda: _loaders_of_fit(trainer, peers))
-
-        peers = [c for c in _callbacks(trainer) if c.source == self.source and c.is_due(trainer)]
-        observations = observations_for(self, trainer, peers, find)
-        if observations:
-            self.history.append(self._record(trainer, pl_module, observations))
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.state.fn == "validate":
-            self._evaluate(trainer, pl_module, "val")
-
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._evaluate(trainer, pl_module, "test")
-
-    def _evaluate(self, trainer: Trainer, pl_module: LightningModule, split: Split) -> None:
-        """Look at a split in `trainer.validate` or `trainer.test`."""
-        if split not in self.splits:
-            return
-        peers = [c for c in _callbacks(trainer) if c.source == self.source and split in c.splits]
-        observations = observations_for(
-            self,
-            trainer,
-            peers,
-            lambda peers: make_look(trainer, pl_module, self.source, peers).run(
-                lambda: evaluation_loaders(trainer, split)
-            ),
-        )
-        if observations:
-            self._record(trainer, pl_module, observations)
-
-    def _record(self, trainer: Trainer, pl_module: LightningModule, observations: Observations) -> Record:
-        """Measure, log, and set `latest`; returns what belongs into the history."""
         record: Record = {"epoch": trainer.current_epoch, "step": trainer.global_step}
         matrices: Record = {}
         logged: dict[str, float] = {}
-        for label, layers in observations.items():
-            split, _, place = label.partition("/")
-            if split not in self.splits:
-                continue
-            for layer in (self.head, *self.layers):
-                found = measured(self.measure, layers[layer], self.head, trainer)
-                start = f"{self.prefix}/{split}/" + (f"{layer}/" if layer != self.head else "")
-                end = f"/{place}" if place else ""
-                logged |= {start + name + end: value for name, value in found.numbers.items()}
-                record |= {start + name + end: _to_keep(vector) for name, vector in found.vectors.items()}
-                matrices |= {start + name + end: _to_keep(matrix) for name, matrix in found.matrices.items()}
+        for place, found in self._measurements(trainer, observations):
+            logged |= _keyed(place, found.numbers)
+            record |= _keyed(place, {name: _to_keep(vector) for name, vector in found.vectors.items()})
+            matrices |= _keyed(place, {name: _to_keep(matrix) for name, matrix in found.matrices.items()})
         record |= logged
-        self.latest = record | matrices
+        self._latest = record | matrices
         several_ranks = trainer.world_size > 1
         pl_module.log_dict(
             logged, on_step=False, on_epoch=True, batch_size=1, sync_dist=several_ranks, add_dataloader_idx=False
         )
-        return record
+        if trainer.state.fn == "fit":
+            self._history.append(record)
+        if logged:
+            session_of(trainer).note(self.watch, list(logged), trainer)
+
+    def _measurements(self, trainer: Trainer, observations: Observations) -> Iterator[tuple[LogKey, Measurement]]:
+        """By place: a log key without the metric's name."""
+        notices, head = session_of(trainer).notices, self.watch.source.head or ""
+        for label, layers in observations.items():
+            split, _, loader = label.partition("/dataloader_idx_")
+            for layer in (head, *self.layers) if split in self.splits else ():
+                place = LogKey("", split, "" if layer == head else layer, int(loader) if loader else None, self.prefix)
+                yield place, measured(self.measure, layers[layer], head, trainer, notices)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.num_training_batches and trainer.limit_train_batches and trainer.max_epochs:
@@ -345,9 +212,11 @@ class CollapseCallback(Callback):
                 f"The training loader is empty, so nothing was trained and {type(self).__name__} measured nothing. "
                 "Check the dataset's length, and drop_last=True with fewer samples than one batch."
             )
-        if not self.figures or not self.history or not trainer.is_global_zero:
-            return
-        folder = Path(trainer.default_root_dir, "figures") if self.figures is True else Path(self.figures)
+        if self.figures and self._history and trainer.is_global_zero:
+            self._draw(trainer)
+
+    def _draw(self, trainer: Trainer) -> None:
+        folder = Path(trainer.default_root_dir, "figures") if self.figures is True else Path(str(self.figures))
         folder = folder if self.prefix == "nc" else folder / self.prefix
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -355,42 +224,14 @@ class CollapseCallback(Callback):
         except Exception as error:
             rank_zero_warn(f"{type(self).__name__} could not draw its figures in {folder}: {error!r}.")
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._end(trainer)
-
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._end(trainer)
+        super().teardown(trainer, pl_module, stage)
+        self.send_results(trainer)
 
-    def _end(self, trainer: Trainer) -> None:
-        close(trainer)
-        read_as_before(trainer)
 
-    def is_due(self, trainer: Trainer) -> bool:
-        """Whether this callback looks after the current epoch."""
-        epoch, last = trainer.current_epoch, trainer.max_epochs
-        if self.epochs is None:
-            return (epoch + 1) % self.every_n_epochs == 0
-        if last is not None and epoch + 1 == last:
-            return True
-        if self.epochs == "log":
-            return epoch + 1 == round(10 ** (round(10 * math.log10(epoch + 1)) / 10))
-        return epoch in self.epochs
+def _keyed(place: LogKey, values: dict[str, Any]) -> Record:
+    return {str(replace(place, name=name)): value for name, value in values.items()}
 
 
 def _to_keep(tensor: Tensor) -> Tensor:
     return (tensor.float() if tensor.is_floating_point() else tensor).cpu()
-
-
-def _callbacks(trainer: Trainer) -> list[CollapseCallback]:
-    callbacks = trainer.callbacks  # type: ignore[attr-defined]
-    return [callback for callback in callbacks if isinstance(callback, CollapseCallback)]
-
-
-def _first_callback(trainer: Trainer) -> CollapseCallback:
-    callbacks = trainer.callbacks  # type: ignore[attr-defined]
-    return next(callback for callback in callbacks if isinstance(callback, CollapseCallback))
-
-
-def _loaders_of_fit(trainer: Trainer, callbacks: list[CollapseCallback]) -> dict[str, Any]:
-    watches_val = any("val" in callback.splits for callback in callbacks)
-    return {"train": trainer.train_dataloader} | (validation_loaders(trainer) if watches_val else {})

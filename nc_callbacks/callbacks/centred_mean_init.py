@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import distribute_tensor
 
+from nc_callbacks.callbacks.arguments import spelt_right
 from nc_callbacks.data.loader import own_loaders
 from nc_callbacks.engine.passes import Passes, Step
 from nc_callbacks.engine.request import Source
@@ -21,9 +22,6 @@ from nc_callbacks.probe.classifier import named_modules, unsharded
 from nc_callbacks.statistics import ClassStatistics
 from nc_callbacks.transfer.features import FeatureSample
 from nc_callbacks.transfer.head import CentredMeanHead, Normalize
-
-IGNORED = -100
-"""Samples with this target take no part, as in torch's cross-entropy."""
 
 
 class CentredMeanInit(Callback):
@@ -45,6 +43,7 @@ class CentredMeanInit(Callback):
             Needs `head`.
         batch_fn: From a batch to (inputs, targets); see `nc_callbacks.probe.default_batch_fn` for the default.
         forward_fn: From (module, inputs) to outputs; by default the module is called on the inputs.
+        ignore_index: Samples (or positions of a sequence) with this target take no part; None for none.
 
     Attributes:
         scale: The scale of the start, once it was made; saved in checkpoints.
@@ -60,6 +59,7 @@ class CentredMeanInit(Callback):
         >>> trainer = Trainer(max_epochs=3, callbacks=[start], logger=False)
     """
 
+    @spelt_right
     def __init__(
         self,
         head: str | None = None,
@@ -68,6 +68,7 @@ class CentredMeanInit(Callback):
         freeze_backbone: bool = False,
         batch_fn: Callable[[Any], tuple[Any, Any]] | None = None,
         forward_fn: Callable[[LightningModule, Any], Any] | None = None,
+        ignore_index: int | None = -100,
     ) -> None:
         if freeze_backbone and head is None:
             raise ValueError(
@@ -82,6 +83,7 @@ class CentredMeanInit(Callback):
         self.freeze_backbone = freeze_backbone
         self.batch_fn = batch_fn or default_batch_fn
         self.forward_fn = forward_fn
+        self.ignore_index = ignore_index
         self.scale: float | None = None
         self._frozen: set[nn.Parameter] = set()
         self._stilled: set[nn.Module] = set()
@@ -155,7 +157,7 @@ class CentredMeanInit(Callback):
         with passes.standing_still(trainer.train_dataloader):
             # A sharded model's forward pass waits for the other ranks.
             found = partial(find_head, model, lambda: passes.forward(_first_inputs(passes)))
-            name = self.head or (found() if passes.sharded else ranks.together(found))
+            name = self.head or (found() if passes.sharded else ranks.all_or_none(found))
             with unsharded(model):
                 _own_head(model, name)
             with Tap(model, name) as tap:
@@ -170,14 +172,17 @@ class CentredMeanInit(Callback):
 
                 def add(step: Step) -> None:
                     batch = tap.read(step.targets)
-                    kept = batch.targets != IGNORED
-                    statistics.update(batch.features[name][kept], batch.targets[kept])
-                    sample.update(batch.features[name][kept], batch.targets[kept])
+                    rows, targets = batch.features[name], batch.targets
+                    if self.ignore_index is not None:
+                        kept = targets != self.ignore_index
+                        rows, targets = rows[kept], targets[kept]
+                    statistics.update(rows, targets)
+                    sample.update(rows, targets)
 
                 passes.each("train", trainer.train_dataloader, tap, add, "class means")
             given = 1.0 if self.given_scale == "fit" else self.given_scale
-            ranks.together(statistics.settle)
-            moments = ranks.together(statistics.compute)
+            ranks.all_or_none(statistics.settle)
+            moments = ranks.all_or_none(statistics.compute)
             head = CentredMeanHead.from_moments(moments, normalize=self.normalize, scale=given)
             if self.given_scale == "fit":
                 head.fit_scale(*sample.read(), ranks.sum)

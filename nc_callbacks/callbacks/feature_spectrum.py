@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from nc_callbacks.callbacks.arguments import BatchFn, Epochs, ForwardFn, GlobalMean, Mode, Split
 from nc_callbacks.callbacks.base import CollapseCallback
-from nc_callbacks.engine.measurement import Measurement
-from nc_callbacks.engine.request import Needs, Observation
+from nc_callbacks.callbacks.measurement import Measurement
+from nc_callbacks.engine.observation import Observation
+from nc_callbacks.engine.request import LayerNeeds, Needs
 from nc_callbacks.functional import eigenvalues, entropy_rank
+from nc_callbacks.probe import Pool
 
 
 class FeatureSpectrum(CollapseCallback):
@@ -23,7 +27,8 @@ class FeatureSpectrum(CollapseCallback):
 
     Args:
         centred: Subtract the mean over samples; by default activations are taken as they are.
-        kwargs: The arguments of `nc_callbacks.callbacks.base.CollapseCallback`.
+
+    The other arguments are those of all callbacks: see `nc_callbacks.callbacks.base.CollapseCallback`.
 
     Raises:
         ValueError: In `setup` and before the first epoch, what is wrong with the model or the data.
@@ -33,13 +38,51 @@ class FeatureSpectrum(CollapseCallback):
         >>> trainer = Trainer(max_epochs=3, callbacks=[FeatureSpectrum(centred=True)], logger=False)
     """
 
-    def __init__(self, *, centred: bool = False, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(
+        self,
+        head: str | None = None,
+        layers: Sequence[str] = (),
+        every_n_epochs: int = 1,
+        epochs: Epochs = None,
+        splits: Sequence[Split] = ("train",),
+        mode: Mode = "epoch_end",
+        batch_fn: BatchFn | None = None,
+        forward_fn: ForwardFn | None = None,
+        feature_cache: int | str | None = None,
+        figures: bool | str | Path = False,
+        prefix: str = "nc",
+        pool: Pool = None,
+        global_mean: GlobalMean = "classes",
+        ignore_index: int | None = -100,
+        *,
+        centred: bool = False,
+    ) -> None:
+        super().__init__(
+            head,
+            layers,
+            every_n_epochs,
+            epochs,
+            splits,
+            mode,
+            batch_fn,
+            forward_fn,
+            feature_cache,
+            figures,
+            prefix,
+            pool,
+            global_mean,
+            ignore_index,
+        )
         self.centred = centred
 
     @property
     def needs(self) -> Needs:
-        return Needs(self.layers, covariance="pooled", layer_covariance="pooled")
+        of_layer = LayerNeeds("pooled")
+        return Needs(of_layer, dict.fromkeys(self.layers, of_layer))
+
+    @property
+    def settings(self) -> tuple[Any, ...]:
+        return (self.centred,)
 
     def measure(self, observation: Observation) -> Measurement:
         moments = observation.moments

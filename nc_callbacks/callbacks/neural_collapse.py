@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxtyping import Float
+from torch import Tensor
+
 import nc_callbacks.functional as F_nc
+from nc_callbacks.callbacks.arguments import BatchFn, Epochs, ForwardFn, GlobalMean, Mode, Split
 from nc_callbacks.callbacks.base import CollapseCallback
-from nc_callbacks.engine.measurement import Measurement
-from nc_callbacks.engine.request import Needs, Observation
+from nc_callbacks.callbacks.measurement import Measurement
+from nc_callbacks.engine.observation import ClassifierObservation, Observation
+from nc_callbacks.engine.request import LayerNeeds, Needs
 from nc_callbacks.functional.pairs import pair_metrics
 from nc_callbacks.functional.rounding import centred as centred_at
 from nc_callbacks.functional.rounding import rounding_of_sums
+from nc_callbacks.probe import Pool
+from nc_callbacks.statistics import ClassMoments
 
 MAX_CLASSES_OF_MATRIX = 1_000
 """The k × k cosines are kept in `latest` up to this number of classes."""
@@ -37,7 +45,8 @@ class NeuralCollapse(CollapseCallback):
             over it.
         mse_weight_decay: λ of the decomposition of the squared error (see `nc_callbacks.functional.mse_decomposition`);
             adds its three parts.
-        kwargs: The arguments of `nc_callbacks.callbacks.base.CollapseCallback`.
+
+    The other arguments are those of all callbacks: see `nc_callbacks.callbacks.base.CollapseCallback`.
 
     Raises:
         ValueError: An argument is out of its range; in `setup` and before the first epoch, what is wrong with the
@@ -48,79 +57,132 @@ class NeuralCollapse(CollapseCallback):
         >>> trainer = Trainer(max_epochs=3, callbacks=[NeuralCollapse(splits=["train", "val"])], logger=False)
     """
 
-    def __init__(self, *, ood_loader: Any = None, mse_weight_decay: float | None = None, **kwargs: Any) -> None:
+    names = frozenset({"accuracy"})
+
+    def __init__(
+        self,
+        head: str | None = None,
+        layers: Sequence[str] = (),
+        every_n_epochs: int = 1,
+        epochs: Epochs = None,
+        splits: Sequence[Split] = ("train",),
+        mode: Mode = "epoch_end",
+        batch_fn: BatchFn | None = None,
+        forward_fn: ForwardFn | None = None,
+        feature_cache: int | str | None = None,
+        figures: bool | str | Path = False,
+        prefix: str = "nc",
+        pool: Pool = None,
+        global_mean: GlobalMean = "classes",
+        ignore_index: int | None = -100,
+        *,
+        ood_loader: Any = None,
+        mse_weight_decay: float | None = None,
+    ) -> None:
         if mse_weight_decay is not None and mse_weight_decay < 0:
             raise ValueError(f"mse_weight_decay must be at least 0, got {mse_weight_decay}.")
-        super().__init__(**kwargs)
+        super().__init__(
+            head,
+            layers,
+            every_n_epochs,
+            epochs,
+            splits,
+            mode,
+            batch_fn,
+            forward_fn,
+            feature_cache,
+            figures,
+            prefix,
+            pool,
+            global_mean,
+            ignore_index,
+        )
         self.ood_loader = ood_loader
         self.mse_weight_decay = mse_weight_decay
 
     @property
     def needs(self) -> Needs:
-        return Needs(self.layers, covariance="pooled", layer_covariance="pooled", ood_loader=self.ood_loader)
+        of_layer = LayerNeeds("pooled", nearest_mean=True)
+        layers = dict.fromkeys(self.layers, of_layer)
+        return Needs(of_layer, layers, accuracy=True, mismatch=True, ood_loader=self.ood_loader)
+
+    @property
+    def settings(self) -> tuple[Any, ...]:
+        return (*super().settings, self.ood_loader, self.mse_weight_decay)
 
     def measure(self, observation: Observation) -> Measurement:
-        moments = observation.moments
-        assert moments.within is not None
-        means, precision = moments.means, moments.precision
+        moments, classifier = observation.moments, observation.classifier
         centre = moments.sample_mean if self.global_mean == "samples" else None
-        classifier = observation.classifier
         # These centre the means for themselves: where classes are many, no other copy shall stand beside theirs.
-        tensors = {
-            "nc1": F_nc.nc1(moments.within, means, centre, precision),
-            "nc1_quotient": F_nc.nc1_quotient(moments.within, means, centre, precision),
-        }
+        tensors = self._of_means(observation, centre)
+        shares: dict[str, float | None] = {"ncc_accuracy": observation.nearest_mean_accuracy}
         if classifier is not None:
-            tensors |= {
-                "nc3": F_nc.nc3(classifier.weight, means, centre, precision),
-                "nc3_etf": F_nc.nc3_etf(classifier.weight, means, centre, precision),
-                "nc3_uniform_duality": F_nc.nc3_uniform_duality(classifier.weight, means, centre, precision),
-            }
-        centred = centred_at(means, centre, precision)
-        tensors |= {
-            "nc2_equinorm": F_nc.nc2_equinorm(centred),
-            "nc2_equiangularity_signed": F_nc.nc2_equiangularity(centred, signed=True),
-            "nc2_etf": F_nc.nc2_etf(centred),
-        }
-        pairs = pair_metrics(centred, moments.traces, nearest=rounding_of_sums(means, precision).norm())
-        assert pairs.cdnv is not None
-        tensors |= {
-            "nc1_cdnv": pairs.cdnv,
-            "nc2_equiangularity": pairs.equiangularity,
-            "nc2_uniformity": pairs.uniformity,
-            "nc2_uniformity_var": pairs.uniformity_var,
-        }
-        if self.ood_loader is not None:
-            assert observation.ood_mean is not None
-            tensors["nc5"] = F_nc.nc5(means, observation.ood_mean)
-        shares = {"ncc_accuracy": observation.nearest_mean_accuracy}
-        if classifier is not None:
-            weight = classifier.weight
-            tensors |= {
-                "nc2_equinorm_weights": F_nc.nc2_equinorm(weight),
-                "nc2_equiangularity_weights": F_nc.nc2_equiangularity(weight),
-                "nc2_etf_weights": F_nc.nc2_etf(weight),
-            }
-            if self.mse_weight_decay is not None:
-                parts = F_nc.mse_decomposition(weight, classifier.bias, moments, self.mse_weight_decay)
-                tensors |= dict(zip(("mse_nc1", "mse_nc23", "mse_perp"), parts, strict=True))
+            tensors |= self._of_classifier(classifier, moments, centre)
             shares |= {"nc4": classifier.mismatch, "accuracy": classifier.accuracy}
             if observation.split == "train":
                 shares["tpt"] = float(classifier.accuracy == 1)
-        matrices = {}
-        if len(centred) <= MAX_CLASSES_OF_MATRIX:
-            unit = centred / centred.norm(dim=1, keepdim=True)
-            matrices["class_mean_cosines"] = observation.by_class(unit @ unit.T)
+        centred = centred_at(moments.means, centre, moments.precision)
+        tensors |= _of_centred(centred, moments)
         return Measurement(
             numbers={name: float(value) for name, value in (tensors | shares).items() if value is not None},
             vectors={
                 "class_mean_norms": observation.by_class(centred.norm(dim=1)),
                 "counts": observation.by_class(moments.counts.to(centred.dtype)),
             },
-            matrices=matrices,
+            matrices=_cosines(observation, centred),
         )
+
+    def _of_means(self, observation: Observation, centre: Tensor | None) -> dict[str, Tensor]:
+        moments = observation.moments
+        assert moments.within is not None
+        tensors = {
+            "nc1": F_nc.nc1(moments.within, moments.means, centre, moments.precision),
+            "nc1_quotient": F_nc.nc1_quotient(moments.within, moments.means, centre, moments.precision),
+        }
+        if observation.ood_mean is not None and self.ood_loader is not None:
+            tensors["nc5"] = F_nc.nc5(moments.means, observation.ood_mean)
+        return tensors
+
+    def _of_classifier(
+        self, classifier: ClassifierObservation, moments: ClassMoments, centre: Tensor | None
+    ) -> dict[str, Tensor]:
+        weight, of_means = classifier.weight, (moments.means, centre, moments.precision)
+        tensors = {
+            "nc3": F_nc.nc3(weight, *of_means),
+            "nc3_etf": F_nc.nc3_etf(weight, *of_means),
+            "nc3_uniform_duality": F_nc.nc3_uniform_duality(weight, *of_means),
+            "nc2_equinorm_weights": F_nc.nc2_equinorm(weight),
+            "nc2_equiangularity_weights": F_nc.nc2_equiangularity(weight),
+            "nc2_etf_weights": F_nc.nc2_etf(weight),
+        }
+        if self.mse_weight_decay is not None:
+            parts = F_nc.mse_decomposition(weight, classifier.bias, moments, self.mse_weight_decay)
+            tensors |= dict(zip(("mse_nc1", "mse_nc23", "mse_perp"), parts, strict=True))
+        return tensors
 
     def draw(self, folder: Path) -> None:
         from nc_callbacks.figures import save_collapse_figures
 
         save_collapse_figures(self.history, self.latest, folder, self.prefix)
+
+
+def _of_centred(centred: Float[Tensor, "k p"], moments: ClassMoments) -> dict[str, Tensor]:
+    nearest = rounding_of_sums(moments.means, moments.precision).norm()
+    pairs = pair_metrics(centred, moments.traces, nearest=nearest)
+    assert pairs.cdnv is not None
+    return {
+        "nc1_cdnv": pairs.cdnv,
+        "nc2_equinorm": F_nc.nc2_equinorm(centred),
+        "nc2_equiangularity": pairs.equiangularity,
+        "nc2_equiangularity_signed": F_nc.nc2_equiangularity(centred, signed=True),
+        "nc2_etf": F_nc.nc2_etf(centred),
+        "nc2_uniformity": pairs.uniformity,
+        "nc2_uniformity_var": pairs.uniformity_var,
+    }
+
+
+def _cosines(observation: Observation, centred: Float[Tensor, "k p"]) -> dict[str, Tensor]:
+    if len(centred) > MAX_CLASSES_OF_MATRIX:
+        return {}
+    unit = centred / centred.norm(dim=1, keepdim=True)
+    return {"class_mean_cosines": observation.by_class(unit @ unit.T)}

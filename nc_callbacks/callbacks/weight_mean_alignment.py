@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import nc_callbacks.functional as F_nc
+from nc_callbacks.callbacks.arguments import BatchFn, Epochs, ForwardFn, GlobalMean, Mode, Split
 from nc_callbacks.callbacks.base import CollapseCallback
-from nc_callbacks.engine.measurement import Measurement
-from nc_callbacks.engine.request import ClassifierObservation, Needs, Observation
-from nc_callbacks.statistics import ClassMoments
+from nc_callbacks.callbacks.measurement import Measurement
+from nc_callbacks.engine.observation import ClassifierObservation, Observation
+from nc_callbacks.engine.request import LayerNeeds, Needs
+from nc_callbacks.probe import Pool
+from nc_callbacks.statistics import ClassMoments, Covariance
 
 
 class WeightMeanAlignment(CollapseCallback):
@@ -31,7 +35,8 @@ class WeightMeanAlignment(CollapseCallback):
         a2_residual: Measure how far the class covariances are from Assumption A2.
         implicit: Measure how far W is from Proposition 2, in its ``"full"`` or ``"published"`` form (see
             `nc_callbacks.functional.implicit_weights`). Keeps k³ numbers.
-        kwargs: The arguments of `nc_callbacks.callbacks.base.CollapseCallback`.
+
+    The other arguments are those of all callbacks: see `nc_callbacks.callbacks.base.CollapseCallback`.
 
     Raises:
         ValueError: An argument is out of its range; in `setup` and before the first epoch, what is wrong with the
@@ -42,22 +47,59 @@ class WeightMeanAlignment(CollapseCallback):
         >>> trainer = Trainer(max_epochs=3, callbacks=[WeightMeanAlignment(splits=["train", "val"])], logger=False)
     """
 
+    names = frozenset({"accuracy"})
+
     def __init__(
-        self, *, a2_residual: bool = False, implicit: Literal["full", "published"] | None = None, **kwargs: Any
+        self,
+        head: str | None = None,
+        layers: Sequence[str] = (),
+        every_n_epochs: int = 1,
+        epochs: Epochs = None,
+        splits: Sequence[Split] = ("train",),
+        mode: Mode = "epoch_end",
+        batch_fn: BatchFn | None = None,
+        forward_fn: ForwardFn | None = None,
+        feature_cache: int | str | None = None,
+        figures: bool | str | Path = False,
+        prefix: str = "nc",
+        pool: Pool = None,
+        global_mean: GlobalMean = "classes",
+        ignore_index: int | None = -100,
+        *,
+        a2_residual: bool = False,
+        implicit: Literal["full", "published"] | None = None,
     ) -> None:
         if implicit not in (None, "full", "published"):
             raise ValueError(f'implicit must be None, "full" or "published", got {implicit!r}.')
-        super().__init__(**kwargs)
+        super().__init__(
+            head,
+            layers,
+            every_n_epochs,
+            epochs,
+            splits,
+            mode,
+            batch_fn,
+            forward_fn,
+            feature_cache,
+            figures,
+            prefix,
+            pool,
+            global_mean,
+            ignore_index,
+        )
         self.a2_residual = a2_residual
         self.implicit = implicit
 
     @property
     def needs(self) -> Needs:
-        return Needs(
-            self.layers,
-            covariance="per_class" if self.a2_residual or self.implicit else "none",
-            softmax=self.implicit is not None,
-        )
+        covariance: Covariance = "per_class" if self.a2_residual or self.implicit else "none"
+        layers = dict.fromkeys(self.layers, LayerNeeds())
+        softmax = self.implicit is not None
+        return Needs(LayerNeeds(covariance), layers, accuracy=True, centred_means=True, softmax=softmax)
+
+    @property
+    def settings(self) -> tuple[Any, ...]:
+        return (*super().settings, self.implicit)
 
     def measure(self, observation: Observation) -> Measurement:
         moments, classifier = observation.moments, observation.classifier

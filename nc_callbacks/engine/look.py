@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import chain, islice
 from typing import Any, TypeVar
 
 import torch
@@ -15,20 +14,16 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from nc_callbacks.data.loader import OwnLoader, own_loaders, single_loaders
 from nc_callbacks.distributed import is_out_of_memory
+from nc_callbacks.engine.buffer import Budget, Buffer, Samples
+from nc_callbacks.engine.checks import Checks
+from nc_callbacks.engine.decisions import Decisions
+from nc_callbacks.engine.observation import Observations
 from nc_callbacks.engine.passes import Memory, Passes, Step
-from nc_callbacks.engine.request import Needs, Observation, Source
-from nc_callbacks.engine.split import Decisions, Gathered
-from nc_callbacks.engine.trainer import overrides
-from nc_callbacks.probe import Batch, Tap, find_head, undisturbed
-from nc_callbacks.statistics import ClassStatistics, wide_dtype
-
-MAX_FEATURES = 32_768
-"""A layer with more features would need more than 4 GiB for its p × p covariance."""
-
-_TRIED = 10
-"""Batches among which one with targets is looked for."""
+from nc_callbacks.engine.request import Request
+from nc_callbacks.engine.split import SplitStatistics
+from nc_callbacks.probe import Batch, Tap, undisturbed
+from nc_callbacks.statistics import wide_dtype
 
 MakeLoaders = Callable[[], dict[str, Any]]
 
@@ -42,126 +37,54 @@ class Look:
     Args:
         trainer: The trainer.
         model: Its LightningModule.
-        source: Where to find the features.
-        needs: What to gather.
-        cache_bytes: Budget of the feature cache. What needs the final class means is computed from it; where the
-            features do not fit, in a second pass.
-        head: Dotted name of the classifier; `check` finds it where it is empty.
+        request: What to gather, from where, within which budget. What needs the final class means is computed from the
+            features that the budget can hold; where they do not fit, in a second pass.
         memory: What looks may use.
         warn: Called with what a user has to know.
     """
 
     trainer: Trainer
     model: LightningModule
-    source: Source
-    needs: Needs
-    cache_bytes: int = 512 * 2**20
-    head: str = ""
+    request: Request
     memory: Memory = field(default_factory=Memory)
     warn: Callable[[str], None] = rank_zero_warn
 
     def __post_init__(self) -> None:
+        self.needs, self.source = self.request.needs, self.request.source
         self.passes = Passes(self.trainer, self.model, self.source, self.memory, self.warn)
         self.ranks = self.passes.ranks
-        self.num_classes = 0
+        self.budget = Budget(self.request.cache_bytes)
 
-    def check(self, make_loaders: MakeLoaders) -> None:
-        """Try one batch of each loader, and set `head` and `num_classes`.
+    @property
+    def head(self) -> str:
+        """Dotted name of the classifier."""
+        return self.source.head or ""
+
+    def check(self, make_loaders: MakeLoaders) -> tuple[str, int]:
+        """Try one batch of each loader.
 
         Everything that can be wrong with the set-up is raised here.
 
         Args:
             make_loaders: Gives loaders by split; what it draws of random numbers is put back.
 
+        Returns:
+            Dotted name of the classifier, and its number of classes.
+
         Raises:
-            ValueError: No classifier, a layer that is not there or does not run, a batch that cannot be read, targets
-                out of range, an empty loader, an out-of-distribution batch that the model cannot take.
+            ValueError: See `Checks.run`.
         """
-        if self.source.forward_fn is None and not overrides(self.model, "forward"):
-            raise ValueError(
-                f"{type(self.model).__name__} has no forward method. Define one from inputs to outputs, or pass "
-                "forward_fn=..., such as lambda module, inputs: module.net(inputs)."
-            )
+        checks = Checks(self.passes, self.needs, self._tap_at, self.head)
 
         def attempt() -> None:
             with self.standing_still(make_loaders) as loaders:
-                shapes = [self._check_split(split, loader) for split, loader in loaders.items()]
-                if self.needs.ood_loader is not None:
-                    self._check_ood(shapes[0])
+                checks.run(loaders)
 
         # A sharded model's forward pass waits for the other ranks: there, an error ends the process instead.
-        self._within_memory(attempt if self.passes.sharded else partial(self.ranks.together, attempt))
+        self._within_memory(attempt if self.passes.sharded else partial(self.ranks.all_or_none, attempt))
+        return checks.head, checks.num_classes
 
-    def _check_split(self, split: str, loader: Any) -> tuple[int, ...]:
-        shape = None
-        for own in self._few_batches_of(loader):
-            read = (self.passes.inputs_and_targets(raw, split) for raw in islice(own.loader, _TRIED))
-            first = next(read, None)
-            if first is None:
-                raise ValueError(f"The {split} loader is empty: it gave no batch.")
-            inputs, targets = next((pair for pair in chain([first], read) if pair[1] is not None), (None, None))
-            if targets is None:
-                continue
-            shape = tuple(getattr(inputs, "shape", ()))
-            if not self.head:
-                self.head = find_head(self.model, partial(self.passes.forward, inputs))
-            with self.tap() as tap:
-                self.passes.forward(inputs)
-                batch = tap.read(targets)
-            self.num_classes = tap.num_classes
-            self._check_batch(tap, batch)
-        if shape is None:
-            raise ValueError(
-                f"batch_fn gives no targets for the first {_TRIED} batches of the {split} loader; expected targets for "
-                "the batches that count."
-            )
-        if split == "train" and self.needs.samples:
-            self._check_samples(loader)
-        return shape
-
-    def _check_batch(self, tap: Tap, batch: Batch) -> None:
-        for name, features in batch.features.items():
-            covariance = self.needs.covariance if name == self.head else self.needs.layer_covariance
-            if features.shape[1] > MAX_FEATURES and covariance != "none":
-                raise ValueError(
-                    f"Layer {name!r} has {features.shape[1]} features, and its within-class covariance has as many "
-                    f'rows and columns ({features.shape[1] ** 2 * 4 / 2**30:.0f} GiB). Watch it with pool="mean", or '
-                    "watch a later layer."
-                )
-        ClassStatistics(tap.num_classes, covariance="none", ignore_index=self.source.ignore_index).update(
-            batch.features[self.head].float().cpu(), batch.targets.cpu()
-        )
-
-    def _check_samples(self, loader: Any) -> None:
-        last = self._few_batches_of(loader)[-1]
-        samples = last.first_index + len(last.loader.dataset) if last.batches is not None else 0
-        if not all(0 <= index < samples for index in self.needs.samples):
-            raise ValueError(
-                f"samples must be indices of the training set, which has {samples} samples with an index; got "
-                f"{list(self.needs.samples)}."
-            )
-
-    def _check_ood(self, trained_on: tuple[int, ...]) -> None:
-        raw = next(iter(self._few_batches_of(self.needs.ood_loader)[0].loader), None)
-        if raw is None:
-            raise ValueError("The out-of-distribution loader is empty: it gave no batch.")
-        inputs = self.passes.inputs(raw)
-        try:
-            with self.tap() as tap:
-                self.passes.forward(inputs)
-                tap.read_features()
-        except Exception as error:
-            raise ValueError(
-                f"The model cannot take the out-of-distribution batch of shape {tuple(getattr(inputs, 'shape', ()))}; "
-                f"it trains on batches of shape {trained_on}. Give both the same image shape. ({error})"
-            ) from error
-
-    def _few_batches_of(self, loader: Any) -> list[OwnLoader]:
-        # A dataset that opens files when first read must not open them here, for workers to inherit.
-        workers = max((getattr(single, "num_workers", 0) for single in single_loaders(loader)), default=0)
-        return own_loaders(loader, workers=min(workers, 1), divide_batch=self.memory.divide_batch, warn=self.warn)
-
-    def run(self, make_loaders: MakeLoaders) -> dict[str, dict[str, Observation]]:
+    def run(self, make_loaders: MakeLoaders) -> Observations:
         """Pass over the loaders of a fit, or of an evaluation.
 
         A pass that runs out of memory is made again without the cache, then in smaller batches.
@@ -179,12 +102,12 @@ class Look:
             InterruptedPassError: The trainer has received SIGTERM.
         """
 
-        def attempt() -> dict[str, dict[str, Observation]]:
+        def attempt() -> Observations:
             with ExitStack() as stack:
                 still = self.standing_still(make_loaders)
-                loaders = self.ranks.together(lambda: stack.enter_context(still))
+                loaders = self.ranks.all_or_none(lambda: stack.enter_context(still))
                 # What an evaluation has besides its own split may be there on some ranks only.
-                if self.ranks.most(int("train" not in loaders)):
+                if self.ranks.any("train" not in loaders):
                     loaders.pop("train", None)
                 return self._run(stack.enter_context(self.tap()), loaders)
 
@@ -199,39 +122,55 @@ class Look:
                 if not is_out_of_memory(error) or not self.memory.shrink():
                     raise
             # Outside the handler, whose traceback keeps the tensors of the failed attempt alive.
+            self.budget = Budget(self.request.cache_bytes)
             gc.collect()
             if self.model.device.type == "cuda":
                 torch.cuda.empty_cache()
 
-    def _run(self, tap: Tap, loaders: dict[str, Any]) -> dict[str, dict[str, Observation]]:
+    def _run(self, tap: Tap, loaders: dict[str, Any]) -> Observations:
         ood_means = self.ood_means(tap)
         decisions: Decisions | None = None
         observations = {}
         for split in sorted(loaders, key=lambda split: split != "train"):
-            gathered = self.ranks.together(partial(self.gathered, tap, split))
-            self._pass(tap, split, loaders[split], gathered.update)
+            held = self.ranks.all_or_none(partial(self.statistics, tap, split))
+            self._pass(tap, split, loaders[split], held.update)
             if split == "train":
-                found = self.head, gathered.moments(), self.ranks, self.source.ignore_index
-                decisions = self.ranks.together(partial(Decisions, *found))
+                decisions = self.decisions(held)
             elif decisions is not None:
                 decisions = decisions.restarted()
             if decisions is not None:
-                self._decide(tap, split, loaders[split], gathered, decisions)
-            observations[split] = gathered.observed(split, tap, decisions, ood_means)
+                self._decide(tap, split, loaders[split], held, decisions)
+            observations[split] = held.observed(split, tap, decisions, ood_means)
         return observations
 
-    def gathered(self, tap: Tap, split: str) -> Gathered:
+    def statistics(self, tap: Tap, split: str) -> SplitStatistics:
         """Empty statistics for a split."""
-        cache_bytes = self.cache_bytes if self.memory.cache else 0
         needs = self.needs if split == "train" else replace(self.needs, samples=())
-        return Gathered(tap, needs, self.model.device, self.ranks, self.source.ignore_index, cache_bytes)
+        budget = self.budget if self.memory.cache else None
+        return SplitStatistics(tap, needs, self.model.device, self.ranks, self.source.ignore_index, budget)
 
-    def _decide(self, tap: Tap, split: str, loader: Any, gathered: Gathered, decisions: Decisions) -> None:
+    def decisions(self, training: SplitStatistics) -> Decisions | None:
+        """What is decided by the class means of the training split; None where nothing is asked of them."""
+        if not self.needs.decisions:
+            return None
+        moments = training.moments()
+        return self.ranks.all_or_none(lambda: Decisions(self.head, self.needs, moments, self.ranks))
+
+    def _decide(self, tap: Tap, split: str, loader: Any, held: SplitStatistics, decisions: Decisions) -> None:
         # Where one rank's cache overflowed, all ranks make the second pass.
-        if self.ranks.most(int(gathered.cache is None)):
-            self._pass(tap, split, loader, lambda batch, _: decisions.update(batch), "class means")
-        else:
-            self.ranks.together(partial(decisions.update_all, gathered.cache or ()))
+        if held.cached:
+            self.ranks.all_or_none(partial(held.decide, decisions))
+            return
+        held.release()
+        buffer, ignored = Buffer(), self.source.ignore_index
+        self._pass(
+            tap,
+            split,
+            loader,
+            lambda batch, _: decisions.update_all(buffer.add(Samples.of(batch, ignored))),
+            "class means",
+        )
+        self.ranks.all_or_none(lambda: decisions.update_all(buffer.take()))
 
     def ood_means(self, tap: Tap) -> dict[str, Tensor]:
         """Feature means of the out-of-distribution data by layer."""
@@ -255,7 +194,7 @@ class Look:
 
     def _mean(self, total: Tensor | None, samples: Tensor) -> Tensor:
         # A rank that had no sample does not know how many features there are.
-        features = self.ranks.most(0 if total is None else len(total))
+        features = self.ranks.max(0 if total is None else len(total))
         total = samples.new_zeros(features) if total is None else total
         return self.ranks.sum(total) / self.ranks.sum(samples)
 
@@ -270,7 +209,10 @@ class Look:
 
     def tap(self) -> Tap:
         """Hooks on the classifier and the further layers."""
-        return Tap(self.model, self.head, self.needs.layers, self.source.pool)
+        return self._tap_at(self.head)
+
+    def _tap_at(self, head: str) -> Tap:
+        return Tap(self.model, head, list(self.needs.layers), self.source.pool)
 
     def _pass(
         self,

@@ -10,8 +10,8 @@ from torch import nn
 
 from nc_callbacks.data.loader import distinct_samples
 from nc_callbacks.engine.look import Look
-from nc_callbacks.engine.request import Observation
-from nc_callbacks.engine.split import Decisions, Gathered
+from nc_callbacks.engine.observation import Observation, Observations
+from nc_callbacks.engine.split import SplitStatistics
 from nc_callbacks.engine.trainer import by_split
 from nc_callbacks.probe import Batch, Tap, default_batch_fn, named_modules
 
@@ -35,13 +35,15 @@ class Online:
         self.look = look
         self.warn = warn
         self.tap: Tap | None = None
-        self.gathered: dict[str, Gathered] = {}
+        self.gathered: dict[str, SplitStatistics] = {}
         self.proven = False
 
     def start(self) -> None:
         """Begin an epoch."""
         self.tap = self.look.tap()
         self.tap.__enter__()
+        for held in self.gathered.values():
+            held.release()
         self.gathered = {}
 
     def stop(self) -> None:
@@ -52,7 +54,8 @@ class Online:
 
     def restart(self, split: str) -> None:
         """Forget a split's batches: its loaders are gone through from the start."""
-        self.gathered = {label: held for label, held in self.gathered.items() if label.partition("/")[0] != split}
+        for label in [label for label in self.gathered if label.partition("/")[0] == split]:
+            self.gathered.pop(label).release()
 
     def begin_batch(self) -> None:
         """Forget what others ran since the last batch."""
@@ -80,7 +83,7 @@ class Online:
             taken = self._taken(self.tap, batch, loader, number)
             if taken is not None:
                 if split not in self.gathered:
-                    self.gathered[split] = self.look.gathered(self.tap, split)
+                    self.gathered[split] = self.look.statistics(self.tap, split)
                 self.gathered[split].update(taken)
         except Exception as error:
             if not self.proven:
@@ -107,7 +110,7 @@ class Online:
         rows = distinct * len(taken.targets) // samples
         return Batch({name: x[:rows] for name, x in taken.features.items()}, taken.outputs[:rows], taken.targets[:rows])
 
-    def finish(self) -> dict[str, dict[str, Observation]]:
+    def finish(self) -> Observations:
         """End the epoch: what it showed, by split and layer.
 
         Nothing where training resumed inside the epoch.
@@ -116,39 +119,52 @@ class Online:
         self.stop()
         look = self.look
         with look.standing_still(dict), look.tap() as tap:
-            # A rank may have had no batch of a split that the others have.
-            loaders = look.trainer.val_dataloaders
-            splits = ["train", *by_split("val", [] if loaders is None else loaders)]
-            seen = [split for split in splits if look.ranks.most(int(split in self.gathered))]
-            held = look.ranks.together(
-                lambda: {split: self.gathered.get(split) or look.gathered(tap, split) for split in seen}
-            )
-            self.gathered = {}
+            held = look.ranks.all_or_none(lambda: self._held(tap))
             if "train" not in held:
-                if look.ranks.most(int(resumed)):
-                    self.warn(
-                        "online resumed",
-                        f'Training resumed inside epoch {look.trainer.current_epoch}, which mode="online" leaves out: '
-                        "it has not seen all of it.",
-                    )
+                self._say_why_nothing(resumed)
                 return {}
-            ood_means = look.ood_means(tap)
-            moments = held["train"].moments()
-            means = look.ranks.together(lambda: Decisions(look.head, moments, look.ranks, look.source.ignore_index))
-            found = {}
-            for split, gathered in held.items():
-                # Every rank has to have all its features.
-                complete = not look.ranks.most(int(gathered.cache is None))
+            return self._observed(tap, held)
+
+    def _held(self, tap: Tap) -> dict[str, SplitStatistics]:
+        """What was gathered, by split; a rank may have had no batch of a split that the others have."""
+        look = self.look
+        loaders = look.trainer.val_dataloaders
+        splits = ["train", *by_split("val", [] if loaders is None else loaders)]
+        gathered, self.gathered = self.gathered, {}
+        seen = [split for split in splits if look.ranks.any(split in gathered)]
+        return {split: gathered.get(split) or look.statistics(tap, split) for split in seen}
+
+    def _say_why_nothing(self, resumed: bool) -> None:
+        if self.look.ranks.any(resumed):
+            self.warn(
+                "online resumed",
+                f'Training resumed inside epoch {self.look.trainer.current_epoch}, which mode="online" leaves out: '
+                "it has not seen all of it.",
+            )
+
+    def _observed(self, tap: Tap, held: dict[str, SplitStatistics]) -> Observations:
+        look = self.look
+        ood_means = look.ood_means(tap)
+        means = look.decisions(held["train"])
+        found: dict[str, dict[str, Observation]] = {}
+        for split, statistics in held.items():
+            decisions = None
+            # Every rank has to have all its features.
+            if means is not None and statistics.cached:
                 decisions = means.restarted()
-                look.ranks.together(partial(decisions.update_all, (gathered.cache or ()) if complete else ()))
-                if not complete:
-                    self.warn(
-                        "online cache",
-                        f"The features of the {split} split do not fit in feature_cache, so that nc4, ncc_accuracy and "
-                        f"accuracy_centred_means are left out. Give feature_cache more. {_WAY_OUT}",
-                    )
-                found[split] = gathered.observed(split, tap, decisions if complete else None, ood_means)
+                look.ranks.all_or_none(partial(statistics.decide, decisions))
+            elif means is not None:
+                self._say_what_is_missing(split)
+            statistics.release()
+            found[split] = statistics.observed(split, tap, decisions, ood_means)
         return found
+
+    def _say_what_is_missing(self, split: str) -> None:
+        self.warn(
+            "online cache",
+            f"The features of the {split} split do not fit in feature_cache, so that nc4, ncc_accuracy and "
+            f"accuracy_centred_means are left out. Give feature_cache more. {_WAY_OUT}",
+        )
 
 
 def refuse_compiled(model: nn.Module, names: list[str]) -> None:

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from nc_callbacks.data.loader import OwnLoader, own_loaders, single_loaders
 from nc_callbacks.data.preserve import preserved
-from nc_callbacks.distributed import InterruptedPassError, Ranks
+from nc_callbacks.distributed import InterruptedPassError
 from nc_callbacks.engine.progress import progress
 from nc_callbacks.engine.request import Source
-from nc_callbacks.engine.trainer import batch_limit, is_a, is_sharded, place_of
+from nc_callbacks.engine.trainer import batch_limit, is_a, is_sharded, on_device, place_of, ranks_of
 from nc_callbacks.probe import Tap, default_batch_fn, undisturbed
 
 _SMALLEST_SHARE = 64
@@ -78,7 +78,7 @@ class Passes:
     warn: Callable[[str], None] = rank_zero_warn
 
     def __post_init__(self) -> None:
-        self.ranks = Ranks.of(self.trainer)
+        self.ranks = ranks_of(self.trainer)
         self.sharded = is_sharded(self.trainer)
 
     def each(
@@ -104,7 +104,7 @@ class Passes:
             read: From a batch as the loader gave it to inputs and targets; targets of None leave it out.
         """
         read = read or partial(self.inputs_and_targets, split=split)
-        owns = self.ranks.together(lambda: self._own_loaders(split, loader))
+        owns = self.ranks.all_or_none(lambda: self._own_loaders(split, loader))
         shown = f"Neural collapse: {split}" + (f" ({purpose})" if purpose else "")
         with progress(self.trainer, shown, sum(map(_length, owns))) as advance:
 
@@ -120,7 +120,7 @@ class Passes:
                 if self.ranks.size > 1 and (self.sharded or own.batches is None):
                     self._in_step(split, self._steps(own, read), run)
                 else:
-                    self.ranks.together(partial(_run_all, self._steps(own, read), run))
+                    self.ranks.all_or_none(partial(_run_all, self._steps(own, read), run))
 
     def _own_loaders(self, split: str, loader: Any) -> list[OwnLoader]:
         return own_loaders(
@@ -171,18 +171,12 @@ class Passes:
 
     def inputs_and_targets(self, raw: Any, split: str) -> tuple[Any, Any]:
         """Of a batch as the split's loader gave it; no targets where it shall not count."""
-        return (self.source.batch_fn or default_batch_fn)(self._on_device(raw, place_of(split)))
+        return (self.source.batch_fn or default_batch_fn)(on_device(self.trainer, self.model, raw, place_of(split)))
 
     def inputs(self, raw: Any) -> Any:
         """Of a batch that may be inputs alone."""
-        batch = self._on_device(raw, 0)
+        batch = on_device(self.trainer, self.model, raw, 0)
         return batch if isinstance(batch, Tensor) else (self.source.batch_fn or default_batch_fn)(batch)[0]
-
-    def _on_device(self, raw: Any, place: int) -> Any:
-        strategy = self.trainer.strategy
-        batch = strategy.precision_plugin.convert_input(raw)
-        batch = self.model._on_before_batch_transfer(batch, dataloader_idx=place)
-        return strategy.batch_to_device(batch, dataloader_idx=place)
 
     def forward(self, inputs: Any) -> Any:
         """Run the model."""

@@ -9,9 +9,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 
-from nc_callbacks.engine.trainer import is_a
+from nc_callbacks.engine.trainer import is_a, rich_bar, tqdm_bar
 
 
 @contextmanager
@@ -28,22 +27,12 @@ def progress(trainer: Trainer, description: str, total: float) -> Iterator[Calla
     """
     bar: Any = trainer.progress_bar_callback
     if is_a(bar, "RichProgressBar") and bar.is_enabled and bar.progress is not None:
-        task = bar._add_task(total, description)
-
-        def advance() -> None:
-            assert bar.progress is not None
-            bar.progress.advance(task)
-            bar.refresh()
-
-        try:
+        with rich_bar(bar, description, total) as advance:
             yield advance
-        finally:
-            bar.progress.remove_task(task)
-            bar.refresh()
     elif is_a(bar, "TQDMProgressBar") and bar.is_enabled and trainer.is_global_zero:
         steps = int(total) if total != math.inf else None
         place = 2 * bar.process_position + 1
-        with Tqdm(
+        with tqdm_bar(
             desc=description, total=steps, leave=False, position=place, dynamic_ncols=True, file=sys.stdout
         ) as ticks:
             yield ticks.update

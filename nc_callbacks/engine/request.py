@@ -1,26 +1,28 @@
-"""What is asked of a look, and what it finds."""
+"""What is asked of a look, as frozen values."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from jaxtyping import Bool, Float
 from lightning.pytorch import LightningModule
-from torch import Tensor
 
-from nc_callbacks.functional import SoftmaxExpectations
 from nc_callbacks.probe import Pool
-from nc_callbacks.statistics import ClassMoments, Covariance, Outputs
+from nc_callbacks.statistics import Covariance, Outputs
 
 _COVARIANCES: tuple[Covariance, ...] = ("none", "pooled", "per_class")
+
+DEFAULT_CACHE = 512 * 2**20
+"""Bytes of the feature cache where no callback of a trainer says how many."""
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where features are found; callbacks that agree on it share one pass."""
+    """Where features are found; requests that agree on it share one pass."""
 
     head: str | None = None
     pool: Pool = None
@@ -33,15 +35,32 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Needs:
-    """What a pass has to gather; ``a | b`` serves both."""
+class LayerNeeds:
+    """What a pass gathers of one layer's features, beside the class means; ``a | b`` serves both."""
 
-    layers: tuple[str, ...] = ()
-    """Dotted names of the further modules whose input is watched."""
     covariance: Covariance = "none"
-    """At the classifier's input."""
-    layer_covariance: Covariance = "none"
-    """At the further layers."""
+    nearest_mean: bool = False
+    """How often the nearest class mean is right, which needs the final class means."""
+
+    def __or__(self, other: LayerNeeds) -> LayerNeeds:
+        covariance = max(self.covariance, other.covariance, key=_COVARIANCES.index)
+        return LayerNeeds(covariance, self.nearest_mean or other.nearest_mean)
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a pass gathers; ``a | b`` serves both. What is not asked for is neither kept nor computed."""
+
+    head: LayerNeeds = LayerNeeds()
+    """Of the classifier's input."""
+    layers: Mapping[str, LayerNeeds] = field(default_factory=dict)
+    """Of the further modules whose input is watched, by dotted name."""
+    accuracy: bool = False
+    """Of the classifier."""
+    mismatch: bool = False
+    """How often classifier and nearest class mean disagree, which needs the final class means."""
+    centred_means: bool = False
+    """How often the centred class means are right as a classifier, which needs the final class means."""
     errors: frozenset[Outputs] = frozenset()
     """Kinds of outputs whose errors are gathered."""
     softmax: bool = False
@@ -51,15 +70,30 @@ class Needs:
     ood_loader: Any = None
     """Out-of-distribution data whose feature mean is gathered."""
 
+    @property
+    def decisions(self) -> bool:
+        """Whether something needs the final class means: a cache of features, or a second pass."""
+        nearest = any(needs.nearest_mean for needs in (self.head, *self.layers.values()))
+        return nearest or self.mismatch or self.centred_means
+
+    def at(self, layer: str, head: str) -> LayerNeeds:
+        """Of one layer, the classifier's input or a further one."""
+        of_layer = self.layers.get(layer, LayerNeeds())
+        return self.head | of_layer if layer == head else of_layer
+
     def __or__(self, other: Needs) -> Needs:
         if None not in (self.ood_loader, other.ood_loader) and self.ood_loader is not other.ood_loader:
             raise ValueError(
                 "Two callbacks have different out-of-distribution loaders, and one pass takes one: pass both the same."
             )
+        names = dict.fromkeys([*self.layers, *other.layers])
+        none = LayerNeeds()
         return Needs(
-            tuple(dict.fromkeys(self.layers + other.layers)),
-            max(self.covariance, other.covariance, key=_COVARIANCES.index),
-            max(self.layer_covariance, other.layer_covariance, key=_COVARIANCES.index),
+            self.head | other.head,
+            {name: self.layers.get(name, none) | other.layers.get(name, none) for name in names},
+            self.accuracy or other.accuracy,
+            self.mismatch or other.mismatch,
+            self.centred_means or other.centred_means,
             self.errors | other.errors,
             self.softmax or other.softmax,
             tuple(dict.fromkeys(self.samples + other.samples)),
@@ -68,61 +102,25 @@ class Needs:
 
 
 @dataclass(frozen=True)
-class ClassifierObservation:
-    """What a look found of the classifier on one split; accuracies and mismatch are shares of samples."""
+class Request:
+    """What a look gathers, from where, and how much memory it may use to keep features."""
 
-    weight: Float[Tensor, "k p"]
-    bias: Float[Tensor, " k"] | None
-    accuracy: float
-    """Of the classifier."""
-    mismatch: float | None
-    """Where classifier and nearest class mean (of the training split) disagree; None without those class means."""
-    centred_mean_accuracy: float | None
-    """Of argmax_c hᵀμ_c, the weight replaced by the centred class means (of the training split) and no bias."""
-    errors: dict[Outputs, dict[str, Tensor]] = field(default_factory=dict)
-    """What `OutputErrors` computes, by kind of outputs."""
-    expectations: SoftmaxExpectations | None = None
-    samples: Float[Tensor, "s columns"] | None = None
-    """Index, label and outputs (k) of the chosen training samples, a row each."""
+    source: Source
+    needs: Needs
+    cache_bytes: int = DEFAULT_CACHE
 
 
-@dataclass(frozen=True)
-class Observation:
-    """What a look found at one layer on one split."""
+def parse_bytes(size: int | str) -> int:
+    """Bytes of a number or a string such as ``"512MiB"`` or ``"2 GB"``.
 
-    split: str
-    layer: str
-    moments: ClassMoments
-    """Moments of this split's features; classes without samples have NaN rows."""
-    nearest_mean_accuracy: float | None
-    """Share of samples whose nearest class mean (of the training split) is their own; None without those."""
-    classifier: ClassifierObservation | None = None
-    """At the classifier's input only."""
-    ood_mean: Float[Tensor, " p"] | None = None
-    """Feature mean of the out-of-distribution data, where there is any."""
-    present: Bool[Tensor, " all"] | None = None
-    """Which classes the rows stand for, where `of_present_classes` has dropped some."""
+    Raises:
+        ValueError: It is neither.
 
-    def by_class(self, values: Tensor) -> Tensor:
-        """A value a class (or a pair of classes) with NaN for the classes that were dropped."""
-        if self.present is None:
-            return values
-        rows = self.present.nonzero().squeeze(1)
-        places = torch.meshgrid(*[rows] * values.ndim, indexing="ij")
-        full = torch.full([len(self.present)] * values.ndim, torch.nan, dtype=values.dtype, device=values.device)
-        return full.index_put(places, values)
-
-    def of_present_classes(self) -> Observation:
-        """The same without the rows of classes that have no samples in this split."""
-        keep = self.moments.present
-        if keep.all():
-            return self
-        classifier = self.classifier
-        if classifier is not None:
-            bias = None if classifier.bias is None else classifier.bias[keep]
-            expectations = classifier.expectations
-            if expectations is not None:
-                products = expectations.products[keep][:, keep][:, :, keep]
-                expectations = SoftmaxExpectations(expectations.probabilities[keep][:, keep], products)
-            classifier = replace(classifier, weight=classifier.weight[keep], bias=bias, expectations=expectations)
-        return replace(self, moments=self.moments.observed(), classifier=classifier, present=keep)
+    Example:
+        >>> parse_bytes("1.5KiB")
+        1536
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([a-zA-Z]*)\s*", str(size))
+    if match is None or match[2].upper() not in _UNITS:
+        raise ValueError(f'feature_cache must be a number of bytes or a string such as "512MiB", got {size!r}.')
+    return int(float(match[1]) * _UNITS[match[2].upper()])

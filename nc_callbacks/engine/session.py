@@ -1,111 +1,247 @@
-"""What the callbacks of one trainer share: one look for all, one stream, what was warned of."""
+"""What the callbacks of one trainer share while it runs, and who looks."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import reduce
+from dataclasses import dataclass, field, replace
+from functools import partial, reduce
 from operator import or_
-from typing import TYPE_CHECKING
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_warn
 
-from nc_callbacks.distributed import FailedElsewhereError, InterruptedPassError
-from nc_callbacks.engine.look import Look
-from nc_callbacks.engine.online import Online
+from nc_callbacks.engine.checks import check_names
+from nc_callbacks.engine.look import Look, MakeLoaders
+from nc_callbacks.engine.monitors import Monitors
+from nc_callbacks.engine.notices import Notices
+from nc_callbacks.engine.observation import Observations
+from nc_callbacks.engine.online import Online, refuse_compiled
 from nc_callbacks.engine.passes import Memory
-from nc_callbacks.engine.request import Observation, Source
-
-if TYPE_CHECKING:
-    from nc_callbacks.callbacks.base import CollapseCallback
-
-Observations = dict[str, dict[str, Observation]]
-"""By split and layer."""
+from nc_callbacks.engine.request import DEFAULT_CACHE, Needs, Request, Source
+from nc_callbacks.engine.trainer import evaluation_loaders, loaders_of_fit
 
 
-@dataclass
-class Shared:
-    """What the callbacks of one trainer share while it runs."""
+@dataclass(eq=False)
+class Watch:
+    """What one callback asks for, and what was found out for it."""
 
-    looks: dict[Source, tuple[Observations | None, list[CollapseCallback]]] = field(default_factory=dict)
-    """What was found at each source (None where it failed), and who has not read it yet."""
-    streams: dict[Source, Online] = field(default_factory=dict)
-    """Of the sources that are gathered online."""
-    memory: Memory = field(default_factory=Memory)
-    warned: set[str] = field(default_factory=set)
+    name: str
+    """Of the callback, for messages."""
+    given: Source
+    layers: tuple[str, ...]
+    splits: tuple[str, ...]
+    prefix: str
+    """First part of its log keys."""
+    ask: Callable[[], Needs]
+    """What it needs a pass to gather."""
+    is_due: Callable[[Trainer], bool]
+    """Whether it looks after the current epoch."""
+    cache_bytes: int | None = None
+    """None where it does not say."""
+    names: frozenset[str] = frozenset()
+    """What it logs that another kind of callback may log too."""
+    settings: tuple[Any, ...] = ()
+    """What its values depend on beside the source: two of one kind that differ in it have different values."""
+    source: Source = field(init=False)
+    """With the classifier by name, once it is found."""
+    num_classes: int | None = None
+    measured_in: int | None = None
+    """The epoch of its last look."""
 
-    def warn_once(self, about: str, message: str) -> None:
-        """Warn, unless it was done."""
-        if about not in self.warned:
-            self.warned.add(about)
-            rank_zero_warn(message)
+    def __post_init__(self) -> None:
+        self.source = self.given
 
-    def warn_of_failure(self, error: Exception, what: str, rank: int) -> None:
-        """Warn once that something could not be measured, on the rank where it failed."""
-        if isinstance(error, InterruptedPassError) or "failure" in self.warned:
+
+class Session:
+    """What the callbacks of one trainer share while it runs: looks, streams, monitors, memory, notices."""
+
+    def __init__(self) -> None:
+        self.watches: list[Watch] = []
+        self.found: dict[Source, tuple[Observations | None, list[Watch]]] = {}
+        """What was found at each source (None where it failed), and who has not read it yet."""
+        self.streams: dict[Source, Online] = {}
+        self.memory = Memory()
+        self.notices = Notices()
+        self.monitors = Monitors()
+        self.logged: dict[str, int] = {}
+        """Epoch in which each log key last had a value."""
+
+    def join(self, watch: Watch) -> None:
+        """Take a callback in.
+
+        Raises:
+            ValueError: Its values would have the log keys of another's, and be different ones.
+        """
+        if watch in self.watches:
             return
-        message = f"{what} failed, and nothing is measured there; training goes on. {type(error).__name__}: {error}"
-        if isinstance(error, FailedElsewhereError):
-            self.warn_once("failure", message)
-        else:
-            self.warned.add("failure")
-            warnings.warn(f"[rank {rank}] {message}" if rank else message, stacklevel=2)
+        for other in self.watches:
+            refuse_equal_keys(watch, watch.given, other, other.given)
+        self.watches.append(watch)
+
+    def check_names(self, watch: Watch, model: LightningModule, fitting: bool, made: bool) -> None:
+        """Refuse names that the model does not have, and compiled modules that cannot be watched online.
+
+        Args:
+            watch: Names them.
+            model: The LightningModule.
+            fitting: Whether it is about to be trained.
+            made: Whether all its layers are made.
+        """
+        if check_names(model, watch.given, watch.layers, made) and watch.given.online and fitting:
+            refuse_compiled(model, [*([watch.given.head] if watch.given.head else []), *watch.layers])
+
+    def is_new_for(self, prefix: str) -> Callable[[str, Trainer], bool]:
+        """Whether a log key has a value of this epoch, or is of none of the callbacks, which have all measured."""
+
+        def is_new(key: str, trainer: Trainer) -> bool:
+            mine = [watch for watch in self.watches if watch.prefix == prefix]
+            done = all(watch.measured_in == trainer.current_epoch for watch in mine)
+            return self.logged.get(key) == trainer.current_epoch or (done and key not in self.logged)
+
+        return is_new
+
+    def note(self, watch: Watch, keys: list[str], trainer: Trainer) -> None:
+        """Remember which log keys a callback has given values."""
+        watch.measured_in = trainer.current_epoch
+        self.logged.update(dict.fromkeys(keys, trainer.current_epoch))
+        self.monitors.let_step(trainer)
+
+    def start_fit(self, watch: Watch, trainer: Trainer, model: LightningModule) -> None:
+        """Try what was given on a batch, once for all that share it."""
+        peers = [peer for peer in self.watches if peer.given == watch.given]
+        if peers[0] is not watch:
+            return
+        splits = {split for peer in peers for split in peer.splits}
+        self._try(watch, peers, trainer, model, lambda: loaders_of_fit(trainer, splits))
+        if watch.given.online:
+            # One that names the head and one that finds it share a stream too.
+            sharing = [peer for peer in self.watches if peer.source == watch.source]
+            look = self._look(trainer, model, watch.source, sharing)
+            self.streams[watch.source] = Online(look, self.notices.once)
+
+    def start_evaluation(self, watch: Watch, trainer: Trainer, model: LightningModule, split: str) -> None:
+        """The same for `trainer.validate` and `trainer.test`."""
+        peers = [peer for peer in self.watches if peer.given == watch.given and split in peer.splits]
+        if peers and peers[0] is watch:
+            self._try(watch, peers, trainer, model, partial(evaluation_loaders, trainer, split, self.notices.warn))
+
+    def _try(
+        self, watch: Watch, peers: list[Watch], trainer: Trainer, model: LightningModule, make_loaders: MakeLoaders
+    ) -> None:
+        head, num_classes = self._look(trainer, model, watch.given, peers).check(make_loaders)
+        for peer in peers:
+            peer.source, peer.num_classes = replace(peer.given, head=head), num_classes
+        for peer in peers:
+            for other in self.watches:
+                if other.num_classes is not None and other is not peer:
+                    refuse_equal_keys(peer, peer.source, other, other.source)
+
+    def _look(self, trainer: Trainer, model: LightningModule, source: Source, peers: list[Watch]) -> Look:
+        """A look at one source that serves all these callbacks."""
+        given = [watch.cache_bytes for watch in self.watches if watch.cache_bytes is not None]
+        request = Request(source, reduce(or_, (peer.ask() for peer in peers)), min(given, default=DEFAULT_CACHE))
+        return Look(trainer, model, request, self.memory, self.notices.warn)
+
+    def observe(self, watch: Watch, trainer: Trainer, model: LightningModule) -> Observations | None:
+        """What a look after the epoch finds for a callback that is due; None where it failed."""
+        peers = [peer for peer in self.watches if peer.source == watch.source and peer.is_due(trainer)]
+
+        def find() -> Observations:
+            if watch.source.online:
+                return self.streams[watch.source].finish()
+            splits = {split for peer in peers for split in peer.splits}
+            return self._look(trainer, model, watch.source, peers).run(lambda: loaders_of_fit(trainer, splits))
+
+        return self._shared(watch, peers, trainer, find)
+
+    def observe_evaluation(
+        self, watch: Watch, trainer: Trainer, model: LightningModule, split: str
+    ) -> Observations | None:
+        """What a look in `trainer.validate` or `trainer.test` finds for a callback; None where it failed."""
+        peers = [peer for peer in self.watches if peer.source == watch.source and split in peer.splits]
+        make_loaders = partial(evaluation_loaders, trainer, split, self.notices.warn)
+        return self._shared(
+            watch, peers, trainer, lambda: self._look(trainer, model, watch.source, peers).run(make_loaders)
+        )
+
+    def _shared(
+        self, watch: Watch, peers: list[Watch], trainer: Trainer, find: Callable[[], Observations]
+    ) -> Observations | None:
+        """The first of the peers that asks looks for all."""
+        if watch.source not in self.found:
+            found: Observations | None = None
+            try:
+                found = find()
+            except Exception as error:
+                what = f"{watch.name}: the look after epoch {trainer.current_epoch}"
+                self.notices.of_failure(error, what, trainer.global_rank)
+            self.found[watch.source] = found, peers
+        found, waiting = self.found[watch.source]
+        waiting.remove(watch)
+        if not waiting:
+            # Covariances can be large: they do not stay while training goes on.
+            del self.found[watch.source]
+        return found
+
+    def streams_for(self, watch: Watch) -> list[tuple[Source, Online]]:
+        """What is gathered online, for the first of the callbacks: each stream is served once."""
+        return list(self.streams.items()) if self.streams and self.watches[0] is watch else []
+
+    def start_epoch(self, watch: Watch, trainer: Trainer) -> None:
+        """Begin a training epoch."""
+        if self.watches[0] is watch:
+            self.monitors.hold(trainer)
+        for source, stream in self.streams_for(watch):
+            if any(peer.source == source and peer.is_due(trainer) for peer in self.watches):
+                stream.start()
+
+    def watches_split(self, source: Source, split: str) -> bool:
+        """Whether some callback looks at a split from this source."""
+        return any(peer.source == source and split in peer.splits for peer in self.watches)
 
     def close(self) -> None:
-        """Take all hooks off the model."""
+        """Take all hooks off the model, and leave the monitors as they were."""
         for stream in self.streams.values():
             stream.stop()
+        self.monitors.release()
 
 
-_shared: WeakKeyDictionary[Trainer, Shared] = WeakKeyDictionary()
+_sessions: WeakKeyDictionary[Trainer, Session] = WeakKeyDictionary()
 
 
-def shared(trainer: Trainer) -> Shared:
+def session_of(trainer: Trainer) -> Session:
     """What the callbacks of this trainer share."""
-    if trainer not in _shared:
-        _shared[trainer] = Shared()
-    return _shared[trainer]
+    if trainer not in _sessions:
+        _sessions[trainer] = Session()
+    return _sessions[trainer]
 
 
 def close(trainer: Trainer) -> None:
     """End the run of a trainer."""
-    if trainer in _shared:
-        _shared.pop(trainer).close()
+    if trainer in _sessions:
+        _sessions.pop(trainer).close()
 
 
-def make_look(trainer: Trainer, model: LightningModule, source: Source, peers: list[CollapseCallback]) -> Look:
-    """A look at one source that serves all these callbacks."""
-    needs, cache_bytes = reduce(or_, (peer.needs for peer in peers)), max(peer.cache_bytes for peer in peers)
-    state = shared(trainer)
+def refuse_equal_keys(one: Watch, source: Source, other: Watch, other_source: Source) -> None:
+    """Refuse two callbacks that log different values under one key.
 
-    def warn(message: str) -> None:
-        state.warn_once(message, message)
-
-    return Look(trainer, model, source, needs, cache_bytes, source.head or "", state.memory, warn)
-
-
-def observations_for(
-    callback: CollapseCallback,
-    trainer: Trainer,
-    peers: list[CollapseCallback],
-    find: Callable[[list[CollapseCallback]], Observations],
-) -> Observations | None:
-    """What was found for this callback: the first of its peers that asks looks for all; None where that failed."""
-    state = shared(trainer)
-    if callback.source not in state.looks:
-        found: Observations | None = None
-        try:
-            found = find(peers)
-        except Exception as error:
-            what = f"{type(callback).__name__}: the look after epoch {trainer.current_epoch}"
-            state.warn_of_failure(error, what, trainer.global_rank)
-        state.looks[callback.source] = found, peers
-    found, waiting = state.looks[callback.source]
-    waiting.remove(callback)
-    if not waiting:
-        # Covariances can be large: they do not stay while training goes on.
-        del state.looks[callback.source]
-    return found
+    Raises:
+        ValueError: They do.
+    """
+    same_kind = one.name == other.name
+    if one.prefix != other.prefix or not set(one.splits) & set(other.splits):
+        return
+    if not (same_kind or one.names & other.names):
+        return
+    # Which classifier is found is not known before a batch was tried.
+    unknown = None in (source.head, other_source.head)
+    same_source = source == (replace(other_source, head=source.head) if unknown else other_source)
+    if same_source and (not same_kind or one.settings == other.settings):
+        return
+    keys = "all its log keys" if same_kind else ", ".join(sorted(one.names & other.names))
+    raise ValueError(
+        f"Two callbacks of this trainer, {other.name} and {one.name}, would log different values under the same keys "
+        f"({one.prefix}/…: {keys}), of which loggers and monitors would see the mean. Give one of them another "
+        f'prefix=..., such as prefix="{one.prefix}2".'
+    )

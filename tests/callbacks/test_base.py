@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from nc_callbacks import NeuralCollapse
-from nc_callbacks.engine.units import parse_bytes
+from nc_callbacks.engine.request import parse_bytes
 from tests.callbacks.common import Classifier, K, loader, samples, trainer
 
 

@@ -21,6 +21,11 @@ class WithLoss(Classifier):
         self.loss = nn.CrossEntropyLoss()
 
 
+class Squared(Classifier):
+    def training_step(self, batch, batch_idx):
+        return nn.functional.mse_loss(self(batch[0]), nn.functional.one_hot(batch[1], K).float())
+
+
 def outputs_of(model, x):
     with torch.no_grad():
         return model.double().eval()(x.double()).numpy()
@@ -40,7 +45,8 @@ def test_numbers(outputs):
 @pytest.mark.parametrize(
     ("outputs", "model", "kind"),
     [
-        (None, Classifier, "raw"),
+        (None, Classifier, "softmax"),
+        (None, Squared, "raw"),
         (None, WithLoss, "softmax"),
         ("raw", WithLoss, "raw"),
         ("softmax", Classifier, "softmax"),
@@ -52,7 +58,7 @@ def test_which_outputs_are_measured(outputs, model, kind, caplog):
         trainer(callback).fit(model(), loader())
     assert callback.kind == kind
     assert ("only the spread can be read" in caplog.text) == (kind == "softmax")
-    assert ("holds no cross-entropy loss" in caplog.text) == (outputs is None and kind == "raw")
+    assert ("measures raw outputs" in caplog.text) == (kind == "raw")
     if kind == "softmax":
         # The outputs add up to one, so the average condition holds whatever the network does.
         assert callback.latest["nc/train/sqi_ratio"] == pytest.approx(1, rel=1e-5)

@@ -11,8 +11,8 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from nc_callbacks import ClassStatistics, NeuralCollapse
+from nc_callbacks.engine.decisions import Decisions
 from nc_callbacks.engine.look import Look
-from nc_callbacks.engine.split import Decisions
 from tests.callbacks.common import trainer
 from tests.engine.ranks_script import Sharded, Still, data
 
@@ -124,7 +124,7 @@ class Keep(L.Callback):
         fail_in(Decisions, "update", "decisions", FloatingPointError("no mean"))
         fail_in(ClassStatistics, "_add", "waiting", ArithmeticError("no product"))
         fail_in(ClassStatistics, "compute", "statistics", ArithmeticError("no sum"))
-        fail_in(Look, "gathered", "memory", torch.OutOfMemoryError("too large"))
+        fail_in(Look, "statistics", "memory", torch.OutOfMemoryError("too large"))
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._note()

@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from nc_callbacks import FeatureSpectrum, NeuralCollapse, QuasiInterpolation, WeightMeanAlignment
-from nc_callbacks.engine.session import shared
+from nc_callbacks.engine.session import session_of
 from tests.callbacks.common import Classifier, K, loader, samples, trainer, whole_set
 
 X, Y = samples()
@@ -309,12 +309,12 @@ class TestWhatIsNotThere:
 
         class TwoRanks(Callback):
             def on_train_start(self, trainer, pl_module):
-                (stream,) = shared(trainer).streams.values()
+                (stream,) = session_of(trainer).streams.values()
                 stream.look.ranks = replace(stream.look.ranks, size=2)
                 stream.warn = lambda about, message: told.append(message)
 
             def on_train_batch_end(self, trainer, pl_module, *_):
-                (stream,) = shared(trainer).streams.values()
+                (stream,) = session_of(trainer).streams.values()
                 if trainer.is_last_batch:
                     stream.look.ranks = replace(stream.look.ranks, size=1)
 

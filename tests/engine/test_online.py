@@ -100,7 +100,11 @@ class TestNumbers:
 
     def test_the_other_callbacks(self):
         model = Recording()
-        alignment, errors, spectrum = online(WeightMeanAlignment), online(QuasiInterpolation), online(FeatureSpectrum)
+        alignment, errors, spectrum = (
+            online(WeightMeanAlignment),
+            online(QuasiInterpolation, outputs="raw"),
+            online(FeatureSpectrum),
+        )
         trainer(alignment, errors, spectrum, max_epochs=2).fit(model, loader())
         features, outputs, targets = (np.concatenate(part) for part in zip(*model.train_rows[-1], strict=True))
         targets = targets.astype(int)

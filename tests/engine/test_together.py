@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from nc_callbacks import ClassStatistics, FeatureSpectrum, NeuralCollapse, QuasiInterpolation, WeightMeanAlignment
-from nc_callbacks.engine import session as shared
+from nc_callbacks.engine.session import session_of
 from tests import reference
 from tests.callbacks.common import Classifier, K, loader, samples, trainer
 
@@ -41,7 +41,7 @@ def test_one_pass_and_the_sums_once(head, monkeypatch):
         original(self, *args, **kwargs)
         updates.append(kwargs.get("covariance"))
 
-    monkeypatch.setattr("nc_callbacks.engine.look.ClassStatistics.__init__", record)
+    monkeypatch.setattr("nc_callbacks.engine.split.ClassStatistics.__init__", record)
     model, callbacks = Counting(), all_four()
     callbacks[1] = WeightMeanAlignment(head=head)
     trainer(*callbacks, max_epochs=3).fit(model, loader())
@@ -81,7 +81,7 @@ def test_no_covariances_stay_between_looks():
 
     class Model(Classifier):
         def on_train_epoch_end(self):
-            kept.append(dict(shared.shared(self.trainer).looks))
+            kept.append(dict(session_of(self.trainer).found))
 
     trainer(*all_four(), max_epochs=2).fit(Model(), loader())
     assert kept == [{}, {}]

@@ -4,59 +4,62 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from lightning.pytorch import Trainer
 from torch import Tensor
 
-from nc_callbacks.distributed import Ranks
-from nc_callbacks.engine.request import Observation
-from nc_callbacks.engine.session import shared
+from nc_callbacks.engine.notices import Notices
+from nc_callbacks.engine.observation import Observation
+from nc_callbacks.engine.trainer import ranks_of
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a callback makes of one layer on one split."""
+    """What a callback makes of one layer on one split, by the metrics' names."""
 
-    numbers: dict[str, float]
+    numbers: dict[str, float] = field(default_factory=dict)
     """Logged, and kept in `history`."""
-    vectors: dict[str, Tensor]
+    vectors: dict[str, Tensor] = field(default_factory=dict)
     """Kept in `history`."""
-    matrices: dict[str, Tensor]
+    matrices: dict[str, Tensor] = field(default_factory=dict)
     """Kept in `latest`."""
 
 
 def measured(
-    measure: Callable[[Observation], Measurement], observation: Observation, head: str, trainer: Trainer
+    measure: Callable[[Observation], Measurement],
+    observation: Observation,
+    head: str,
+    trainer: Trainer,
+    notices: Notices,
 ) -> Measurement:
     """The measurement; empty where there is nothing to measure or it fails, NaN where features are not finite."""
-    if not _is_measurable(observation, head, trainer):
-        return Measurement({}, {}, {})
+    if not _is_measurable(observation, head, trainer.current_epoch, notices):
+        return Measurement()
     try:
         # What one rank cannot measure is logged by none, since logging waits for all.
-        found = Ranks.of(trainer).together(lambda: measure(observation.of_present_classes()))
+        found = ranks_of(trainer).all_or_none(lambda: measure(observation.of_present_classes()))
     except Exception as error:
         what = f"Measuring the {observation.split} split at {observation.layer!r} in epoch {trainer.current_epoch}"
-        shared(trainer).warn_of_failure(error, what, trainer.global_rank)
-        return Measurement({}, {}, {})
+        notices.of_failure(error, what, trainer.global_rank)
+        return Measurement()
     if observation.moments.nonfinite:
         return replace(found, numbers=dict.fromkeys(found.numbers, math.nan))
     return found
 
 
-def _is_measurable(observation: Observation, head: str, trainer: Trainer) -> bool:
+def _is_measurable(observation: Observation, head: str, epoch: int, notices: Notices) -> bool:
     """Whether two classes have samples; warns once of classes without, and of features that are not finite."""
-    moments, split, epoch = observation.moments, observation.split, trainer.current_epoch
-    warn_once = shared(trainer).warn_once
+    moments, split = observation.moments, observation.split
     if moments.nonfinite:
-        warn_once(
+        notices.once(
             "nonfinite",
             f"{moments.nonfinite} of {int(moments.counts.sum())} {split} samples have NaN or infinite features at "
             f"{observation.layer!r} in epoch {epoch}. The metrics of such an epoch are NaN; training goes on.",
         )
     k, absent = len(moments.counts), (~moments.present).nonzero().squeeze(1).tolist()
     if absent:
-        warn_once(
+        notices.once(
             f"absent {split}",
             f"No {split} sample has class {', '.join(map(str, absent[:10]))}{', …' if len(absent) > 10 else ''}: "
             f"{len(absent)} of the {k} rows of the classifier {head!r} are left out. If that is not the "
@@ -64,5 +67,5 @@ def _is_measurable(observation: Observation, head: str, trainer: Trainer) -> boo
         )
     if measurable := k - len(absent) >= 2:
         return measurable
-    warn_once(f"one {split}", f"The {split} split has samples of one class only: nothing is measured on it.")
+    notices.once(f"one {split}", f"The {split} split has samples of one class only: nothing is measured on it.")
     return False

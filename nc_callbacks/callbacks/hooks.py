@@ -1,0 +1,112 @@
+"""Lightning's hooks, each handed on to the session in a line."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+
+from nc_callbacks.callbacks.results import Results
+from nc_callbacks.engine.observation import Observations
+from nc_callbacks.engine.session import Watch, close, session_of
+from nc_callbacks.engine.trainer import by_split, refuse_strategy
+
+
+class SessionHooks(Results):
+    """A callback that watches through the session of its trainer."""
+
+    watch: Watch
+
+    @abstractmethod
+    def make_watch(self) -> Watch:
+        """What this callback asks for."""
+
+    @abstractmethod
+    def record(self, trainer: Trainer, pl_module: LightningModule, observations: Observations | None) -> None:
+        """Measure, log and keep what a look has found."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        refuse_strategy(trainer, type(self).__name__)
+        self.watch = self.make_watch()
+        session_of(trainer).join(self.watch)
+        session_of(trainer).check_names(self.watch, pl_module, fitting=stage == "fit", made=False)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        session = session_of(trainer)
+        session.check_names(self.watch, pl_module, fitting=True, made=True)
+        session.monitors.watch(trainer, self.watch.prefix, session.is_new_for(self.watch.prefix))
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        session_of(trainer).start_fit(self.watch, trainer, pl_module)
+        self.adopt(self.watch, trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == "validate":
+            session_of(trainer).start_evaluation(self.watch, trainer, pl_module, "val")
+            self.adopt(self.watch, trainer)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        session_of(trainer).start_evaluation(self.watch, trainer, pl_module, "test")
+        self.adopt(self.watch, trainer)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        session_of(trainer).start_epoch(self.watch, trainer)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        for _, stream in session_of(trainer).streams_for(self.watch):
+            stream.begin_batch()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        for _, stream in session_of(trainer).streams_for(self.watch):
+            skipped = outputs is None or outputs == {}
+            stream.end_batch("train", batch, trainer.train_dataloader, batch_idx, skipped)
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for _, stream in session_of(trainer).streams_for(self.watch):
+            stream.restart("val")
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        for _, stream in session_of(trainer).streams_for(self.watch):
+            stream.begin_batch()
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        session = session_of(trainer)
+        for source, stream in session.streams_for(self.watch):
+            if session.watches_split(source, "val"):
+                split, loader = list(by_split("val", trainer.val_dataloaders).items())[dataloader_idx]
+                stream.end_batch(split, batch, loader, batch_idx)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.watch.is_due(trainer):
+            self.record(trainer, pl_module, session_of(trainer).observe(self.watch, trainer, pl_module))
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == "validate":
+            self._evaluate(trainer, pl_module, "val")
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._evaluate(trainer, pl_module, "test")
+
+    def _evaluate(self, trainer: Trainer, pl_module: LightningModule, split: str) -> None:
+        if split in self.watch.splits:
+            found = session_of(trainer).observe_evaluation(self.watch, trainer, pl_module, split)
+            self.record(trainer, pl_module, found)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        close(trainer)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        close(trainer)

@@ -1,0 +1,157 @@
+"""Everything that a look refuses, on a batch that is tried before training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import chain, islice
+from typing import Any
+
+from lightning.pytorch import LightningModule
+
+from nc_callbacks.data.loader import OwnLoader, own_loaders, single_loaders
+from nc_callbacks.engine.passes import Passes
+from nc_callbacks.engine.request import Needs, Source
+from nc_callbacks.engine.trainer import overrides
+from nc_callbacks.probe import Batch, Tap, find_head, named_head, named_module
+from nc_callbacks.statistics import ClassStatistics
+
+MAX_FEATURES = 32_768
+"""A layer with more features would need more than 4 GiB for its p × p covariance."""
+
+_TRIED = 10
+"""Batches among which one with targets is looked for."""
+
+
+class Checks:
+    """Tries one batch of each loader.
+
+    Args:
+        passes: How the model is run.
+        needs: What a look is to gather.
+        tap: Makes the hooks for a classifier of that name.
+        head: Dotted name of the classifier, or empty.
+
+    Attributes:
+        head: Dotted name of the classifier, found on the first batch where it was not given.
+        num_classes: k.
+    """
+
+    def __init__(self, passes: Passes, needs: Needs, tap: Callable[[str], Tap], head: str) -> None:
+        self.passes, self.needs, self.tap, self.head = passes, needs, tap, head
+        self.num_classes = 0
+        if passes.source.forward_fn is None and not overrides(passes.model, "forward"):
+            raise ValueError(
+                f"{type(passes.model).__name__} has no forward method. Define one from inputs to outputs, or pass "
+                "forward_fn=..., such as lambda module, inputs: module.net(inputs)."
+            )
+
+    def run(self, loaders: dict[str, Any]) -> None:
+        """Try loaders by split.
+
+        Raises:
+            ValueError: No classifier, a layer that is not there or does not run, a batch that cannot be read, targets
+                out of range, an empty loader, an out-of-distribution batch that the model cannot take.
+        """
+        shapes = [self._split(split, loader) for split, loader in loaders.items()]
+        if self.needs.ood_loader is not None:
+            self._ood(shapes[0])
+
+    def _split(self, split: str, loader: Any) -> tuple[int, ...]:
+        shape = None
+        for own in self._few_batches_of(loader):
+            inputs, targets = self._first_with_targets(split, own)
+            if targets is None:
+                continue
+            shape = tuple(getattr(inputs, "shape", ()))
+            self._batch(inputs, targets)
+        if shape is None:
+            raise ValueError(
+                f"batch_fn gives no targets for the first {_TRIED} batches of the {split} loader; expected targets for "
+                "the batches that count."
+            )
+        if split == "train" and self.needs.samples:
+            self._samples(loader)
+        return shape
+
+    def _first_with_targets(self, split: str, own: OwnLoader) -> tuple[Any, Any]:
+        read = (self.passes.inputs_and_targets(raw, split) for raw in islice(own.loader, _TRIED))
+        first = next(read, None)
+        if first is None:
+            raise ValueError(f"The {split} loader is empty: it gave no batch.")
+        return next((pair for pair in chain([first], read) if pair[1] is not None), (None, None))
+
+    def _batch(self, inputs: Any, targets: Any) -> None:
+        if not self.head:
+            self.head = find_head(self.passes.model, partial(self.passes.forward, inputs))
+        with self.tap(self.head) as tap:
+            self.passes.forward(inputs)
+            batch = tap.read(targets)
+        self.num_classes = tap.num_classes
+        self._widths(batch)
+        ClassStatistics(tap.num_classes, covariance="none", ignore_index=self.passes.source.ignore_index).update(
+            batch.features[self.head].float().cpu(), batch.targets.cpu()
+        )
+
+    def _widths(self, batch: Batch) -> None:
+        for name, features in batch.features.items():
+            covariance = self.needs.at(name, self.head).covariance
+            if features.shape[1] > MAX_FEATURES and covariance != "none":
+                raise ValueError(
+                    f"Layer {name!r} has {features.shape[1]} features, and its within-class covariance has as many "
+                    f'rows and columns ({features.shape[1] ** 2 * 4 / 2**30:.0f} GiB). Watch it with pool="mean", or '
+                    "watch a later layer."
+                )
+
+    def _samples(self, loader: Any) -> None:
+        last = self._few_batches_of(loader)[-1]
+        samples = last.first_index + len(last.loader.dataset) if last.batches is not None else 0
+        if not all(0 <= index < samples for index in self.needs.samples):
+            raise ValueError(
+                f"samples must be indices of the training set, which has {samples} samples with an index; got "
+                f"{list(self.needs.samples)}."
+            )
+
+    def _ood(self, trained_on: tuple[int, ...]) -> None:
+        raw = next(iter(self._few_batches_of(self.needs.ood_loader)[0].loader), None)
+        if raw is None:
+            raise ValueError("The out-of-distribution loader is empty: it gave no batch.")
+        inputs = self.passes.inputs(raw)
+        try:
+            with self.tap(self.head) as tap:
+                self.passes.forward(inputs)
+                tap.read_features()
+        except Exception as error:
+            raise ValueError(
+                f"The model cannot take the out-of-distribution batch of shape {tuple(getattr(inputs, 'shape', ()))}; "
+                f"it trains on batches of shape {trained_on}. Give both the same image shape. ({error})"
+            ) from error
+
+    def _few_batches_of(self, loader: Any) -> list[OwnLoader]:
+        # A dataset that opens files when first read must not open them here, for workers to inherit.
+        workers = max((getattr(single, "num_workers", 0) for single in single_loaders(loader)), default=0)
+        divide = self.passes.memory.divide_batch
+        return own_loaders(loader, workers=min(workers, 1), divide_batch=divide, warn=self.passes.warn)
+
+
+def check_names(model: LightningModule, source: Source, layers: Sequence[str], made: bool) -> bool:
+    """Refuse names that the model does not have; whether it could be known.
+
+    A module that makes layers in `setup` or `configure_model` has none yet when the callbacks are set up.
+
+    Args:
+        model: The LightningModule.
+        source: Names the classifier, or not.
+        layers: Further modules.
+        made: Whether all layers are made.
+
+    Raises:
+        ValueError: A name is not in the model, or the classifier cannot be one.
+    """
+    if not made and (overrides(model, "configure_model") or overrides(model, "setup")):
+        return False
+    if source.head is not None:
+        named_head(model, source.head)
+    for layer in layers:
+        named_module(model, layer, "layer")
+    return True

@@ -1,0 +1,87 @@
+"""How often simple classifiers made of the final class means are right."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from nc_callbacks.distributed import Ranks
+from nc_callbacks.engine.buffer import Samples
+from nc_callbacks.engine.request import Needs
+from nc_callbacks.functional import centred_mean_weight, nearest_mean
+from nc_callbacks.statistics import ClassMoments
+
+
+class Decisions:
+    """How often nearest class mean and centred class means are right; class means of the training split.
+
+    Args:
+        head: Dotted name of the classifier.
+        needs: What is asked for.
+        moments: Of the training split, by layer.
+        ranks: The processes that share the data.
+    """
+
+    def __init__(self, head: str, needs: Needs, moments: dict[str, ClassMoments], ranks: Ranks) -> None:
+        self.head = head
+        self.needs = needs
+        self.ranks = ranks
+        # A class without training samples, or with features that are not finite, has no mean to be near to.
+        self.classes = {layer: m.means.isfinite().all(1).nonzero().squeeze(1) for layer, m in moments.items()}
+        self.means = {layer: m.means[self.classes[layer]] for layer, m in moments.items()}
+        self.counts = {name: self.classes[head].new_zeros(()) for name in ("samples", *self._asked(moments))}
+
+    def _asked(self, layers: Iterable[str]) -> list[str]:
+        nearest = [f"nearest {layer}" for layer in layers if self.needs.at(layer, self.head).nearest_mean]
+        return [
+            *nearest,
+            *(["mismatch"] if self.needs.mismatch else []),
+            *(["centred means"] if self.needs.centred_means else []),
+        ]
+
+    def restarted(self) -> Decisions:
+        """The same class means, for another split."""
+        other = copy.copy(self)
+        other.counts = {name: torch.zeros_like(count) for name, count in self.counts.items()}
+        return other
+
+    def update_all(self, parts: Iterable[Samples]) -> None:
+        """Add samples."""
+        for samples in parts:
+            self.update(samples)
+
+    def update(self, samples: Samples) -> None:
+        """Add samples, of which the features of the layers in question and the outputs are there."""
+        self.counts["samples"] += samples.number()
+        for layer, rows in samples.features.items():
+            if layer in self.classes and len(self.classes[layer]) >= 2:
+                self._add_nearest(layer, rows, samples)
+        if self.needs.centred_means and len(self.classes[self.head]) >= 2:
+            self._add_centred_means(samples)
+
+    def _add_nearest(self, layer: str, rows: Tensor, samples: Samples) -> None:
+        of_layer = self.needs.at(layer, self.head).nearest_mean
+        mismatch = self.needs.mismatch and layer == self.head
+        if not (of_layer or mismatch):
+            return
+        classes = self.classes[layer]
+        nearest = classes[nearest_mean(rows, self.means[layer])]
+        if of_layer:
+            self.counts[f"nearest {layer}"] += samples.total(nearest == samples.targets)
+        if mismatch:
+            # Classes without training samples take no part on either side.
+            self.counts["mismatch"] += samples.total(nearest != classes[samples.outputs[:, classes].argmax(1)])
+
+    def _add_centred_means(self, samples: Samples) -> None:
+        classes, means = self.classes[self.head], self.means[self.head]
+        logits = samples.features[self.head].to(means.dtype) @ centred_mean_weight(means, "none").T
+        self.counts["centred means"] += samples.total(classes[logits.argmax(1)] == samples.targets)
+
+    def shares(self) -> dict[str, float]:
+        """Shares of all ranks' samples; every rank has to ask."""
+        totals = self.ranks.sum(torch.stack(list(self.counts.values()))).tolist()
+        named = dict(zip(self.counts, totals, strict=True))
+        return {name: count / max(named["samples"], 1) for name, count in named.items()}

@@ -1,0 +1,77 @@
+"""What a look found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from nc_callbacks.functional import SoftmaxExpectations
+from nc_callbacks.statistics import ClassMoments, Outputs
+
+
+@dataclass(frozen=True)
+class ClassifierObservation:
+    """What a look found of the classifier on one split; accuracies and mismatch are shares of samples."""
+
+    weight: Float[Tensor, "k p"]
+    bias: Float[Tensor, " k"] | None
+    accuracy: float | None
+    """Of the classifier; this and what follows is None where it was not asked for."""
+    mismatch: float | None
+    """Where classifier and nearest class mean (of the training split) disagree; None without those class means."""
+    centred_mean_accuracy: float | None
+    """Of argmax_c hᵀμ_c, the weight replaced by the centred class means (of the training split) and no bias."""
+    errors: dict[Outputs, dict[str, Tensor]] = field(default_factory=dict)
+    """What `OutputErrors` computes, by kind of outputs."""
+    expectations: SoftmaxExpectations | None = None
+    samples: Float[Tensor, "s columns"] | None = None
+    """Index, label and outputs (k) of the chosen training samples, a row each."""
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a look found at one layer on one split."""
+
+    split: str
+    layer: str
+    moments: ClassMoments
+    """Moments of this split's features; classes without samples have NaN rows."""
+    nearest_mean_accuracy: float | None
+    """Share of samples whose nearest class mean (of the training split) is their own; None without those."""
+    classifier: ClassifierObservation | None = None
+    """At the classifier's input only."""
+    ood_mean: Float[Tensor, " p"] | None = None
+    """Feature mean of the out-of-distribution data, where there is any."""
+    present: Bool[Tensor, " all"] | None = None
+    """Which classes the rows stand for, where `of_present_classes` has dropped some."""
+
+    def by_class(self, values: Tensor) -> Tensor:
+        """A value a class (or a pair of classes) with NaN for the classes that were dropped."""
+        if self.present is None:
+            return values
+        rows = self.present.nonzero().squeeze(1)
+        places = torch.meshgrid(*[rows] * values.ndim, indexing="ij")
+        full = torch.full([len(self.present)] * values.ndim, torch.nan, dtype=values.dtype, device=values.device)
+        return full.index_put(places, values)
+
+    def of_present_classes(self) -> Observation:
+        """The same without the rows of classes that have no samples in this split."""
+        keep = self.moments.present
+        if keep.all():
+            return self
+        classifier = self.classifier
+        if classifier is not None:
+            bias = None if classifier.bias is None else classifier.bias[keep]
+            expectations = classifier.expectations
+            if expectations is not None:
+                products = expectations.products[keep][:, keep][:, :, keep]
+                expectations = SoftmaxExpectations(expectations.probabilities[keep][:, keep], products)
+            classifier = replace(classifier, weight=classifier.weight[keep], bias=bias, expectations=expectations)
+        return replace(self, moments=self.moments.observed(), classifier=classifier, present=keep)
+
+
+Observations = dict[str, dict[str, Observation]]
+"""By split and layer; the classifier's input is the first layer."""
