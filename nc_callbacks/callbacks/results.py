@@ -7,11 +7,10 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
+from nc_callbacks.callbacks.history import Record, packed, unpacked
 from nc_callbacks.callbacks.mailbox import Mailbox
 from nc_callbacks.engine.session import Watch
 from nc_callbacks.engine.trainer import runs_in_children
-
-Record = dict[str, Any]
 
 
 class Results(Callback):
@@ -60,10 +59,10 @@ class Results(Callback):
         return self._num_classes
 
     def state_dict(self) -> dict[str, Any]:
-        return {"history": self.history, "num_classes": self._num_classes}
+        return {"history": packed(self.history), "num_classes": self._num_classes}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._history = list(state_dict["history"])
+        self._history = unpacked(state_dict["history"])
         self._num_classes = state_dict["num_classes"]
         self._latest = dict(self._history[-1]) if self._history else {}
 

@@ -22,10 +22,10 @@ from typing import Any, NoReturn, cast
 
 import torch
 from hydra.utils import instantiate
-from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from torch.distributed.rendezvous import rendezvous
 
+from nc_callbacks.engine.trainer import starts_scripts
 from nc_callbacks.runs.start import CONFIG_NAME, Start
 
 FOLDER_KEY = "nc_callbacks/folder"
@@ -71,7 +71,7 @@ def processes_to_start(trainer: DictConfig) -> int:
                 f"--nproc-per-node {made.num_devices}, or the trainer trainer.devices (with trainer=ddp or ddp_cpu)."
             )
         return 0
-    if made.num_nodes > 1 or not isinstance(made.strategy.launcher, _SubprocessScriptLauncher):
+    if made.num_nodes > 1 or not starts_scripts(made):
         return 0
     environment = made.strategy.cluster_environment
     # A single task of a cluster's job may have been given several devices.

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import math
-import warnings
 from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from nc_callbacks.functional import centred_mean_weight
 from nc_callbacks.probe import class_indices, undisturbed
-from nc_callbacks.statistics import ClassMoments, ClassStatistics, wide_dtype
+from nc_callbacks.statistics import ClassMoments, wide_dtype
 from nc_callbacks.transfer.features import BatchFn, FeatureSample, as_rows, check_backbone, device_of, feature_batches
+from nc_callbacks.transfer.forms import HeadMode, Normalize, check_form
+from nc_callbacks.transfer.means import StreamedMeans
 from nc_callbacks.transfer.scale import best_scale, sum_over_ranks
 
-HeadMode = Literal["fixed", "trainable", "mixing"]
-Normalize = Literal["spectral", "frobenius", "none"]
 
-
-class CentredMeanHead(nn.Module):
+class CentredMeanHead(StreamedMeans):
     """A classifier with the weight M̄, the centred class means of the features (Seddik & Tamaazousti 2022, Fig. 3).
 
     Feed it features with `update` (as many batches as there are; only class means are kept) and call `finalize`, or use
@@ -45,6 +41,7 @@ class CentredMeanHead(nn.Module):
         normalize: M is divided by its largest singular value (``"spectral"``, the paper), by ‖M‖_F (``"frobenius"``) or
             by nothing (``"none"``).
         scale: Factor of the weight; see `fit_scale`.
+        ignore_index: Samples with this target are left out; None for none.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -58,8 +55,6 @@ class CentredMeanHead(nn.Module):
         ([[1.0, -1.0], [-1.0, 1.0]], [0, 0, 1])
     """
 
-    counts: Tensor
-    means: Tensor
     scale: Tensor
     weight: Tensor
     mixing: Tensor
@@ -71,22 +66,13 @@ class CentredMeanHead(nn.Module):
         mode: HeadMode = "fixed",
         normalize: Normalize = "spectral",
         scale: float = 1.0,
+        ignore_index: int | None = None,
     ) -> None:
-        super().__init__()
-        if num_classes < 2:
-            raise ValueError(f"num_classes must be at least 2, got {num_classes}.")
-        if mode not in ("fixed", "trainable", "mixing"):
-            raise ValueError(f'mode must be "fixed", "trainable" or "mixing", got {mode!r}.')
-        if normalize not in ("spectral", "frobenius", "none"):
-            raise ValueError(f'normalize must be "spectral", "frobenius" or "none", got {normalize!r}.')
-        if isinstance(scale, str) or not 0 < scale < math.inf:
-            raise ValueError(f"scale must be a positive number, got {scale!r}; fit_scale and from_loader can fit it.")
+        super().__init__(num_features, num_classes, ignore_index)
+        check_form(mode, normalize, scale)
         self.mode, self.normalize = mode, normalize
         weight = torch.zeros(num_classes, num_features or 0)
-        wide = wide_dtype(weight.device)
-        self.register_buffer("counts", torch.zeros(num_classes, dtype=torch.long))
-        self.register_buffer("means", torch.zeros_like(weight, dtype=wide))
-        self.register_buffer("scale", torch.tensor(scale, dtype=wide))
+        self.register_buffer("scale", torch.tensor(scale, dtype=self.means.dtype))
         if mode == "trainable":
             self.weight = nn.Parameter(weight)
         else:
@@ -94,8 +80,6 @@ class CentredMeanHead(nn.Module):
         if mode == "mixing":
             self.mixing = nn.Parameter(torch.eye(num_classes))
         self._fitted = False
-        self._named: set[int] = set()
-        self._restart_statistics()
 
     @classmethod
     def from_moments(
@@ -125,6 +109,7 @@ class CentredMeanHead(nn.Module):
         normalize: Normalize = "spectral",
         scale: float | Literal["fit"] = 1.0,
         batch_fn: BatchFn | None = None,
+        ignore_index: int | None = None,
     ) -> CentredMeanHead:
         """The head of the features that a backbone gives on a loader, in one pass.
 
@@ -139,6 +124,7 @@ class CentredMeanHead(nn.Module):
             mode, normalize: See the class.
             scale: A number, or ``"fit"``: `fit_scale` on the features, all or 8,192 a rank drawn at random.
             batch_fn: From a batch to (inputs, targets); see `nc_callbacks.probe.default_batch_fn` for the default.
+            ignore_index: Samples (or positions of a sequence) with this target are left out; None for none.
 
         Raises:
             ValueError: The loader is empty or has no targets, a target is out of range, the backbone is no module or
@@ -153,45 +139,25 @@ class CentredMeanHead(nn.Module):
             ([20, 20, 20], torch.Size([3, 3]))
         """
         check_backbone(backbone)
-        head = cls(None, num_classes, mode, normalize, 1.0 if scale == "fit" else scale).to(device_of(backbone))
+        given = 1.0 if scale == "fit" else scale
+        head = cls(None, num_classes, mode, normalize, given, ignore_index).to(device_of(backbone))
         sample = FeatureSample() if scale == "fit" else None
         with undisturbed(backbone):
             for features, targets in feature_batches(backbone, loader, batch_fn):
                 head.update(features, targets)
                 if sample is not None:
-                    sample.update(*as_rows(features, class_indices(targets, num_classes)))
+                    rows, indices = as_rows(features, class_indices(targets, num_classes))
+                    kept = slice(None) if ignore_index is None else indices != ignore_index
+                    sample.update(rows[kept], indices[kept])
         head.finalize()
         if sample is not None:
             head.fit_scale(*sample.read())
         return head
 
     @property
-    def num_classes(self) -> int:
-        """k."""
-        return self.means.shape[0]
-
-    @property
-    def num_features(self) -> int | None:
-        """p, or None before the first batch is finalised."""
-        return self.means.shape[1] or None
-
-    @property
     def linear_weight(self) -> Float[Tensor, "k p"]:
         """The weight that the head amounts to: `weight`, and in mixing mode Vᵀ times it."""
         return self.mixing.T @ self.weight if self.mode == "mixing" else self.weight
-
-    def update(self, features: Float[Tensor, "n *p"], targets: Int[Tensor, " n"]) -> None:
-        """Add a batch.
-
-        Args:
-            features: (n, p); (n, p, 1, 1) and the like are flattened; (n, …, p) with targets (n, …) counts every
-                position as a sample.
-            targets: Class indices in 0…k−1, or one-hot or soft labels (their argmax counts).
-
-        Raises:
-            ValueError: Features of another width than before, targets out of range, shapes that do not fit.
-        """
-        self.statistics.update(features, class_indices(targets, self.num_classes))
 
     @torch.no_grad()
     def finalize(self) -> None:
@@ -204,12 +170,7 @@ class CentredMeanHead(nn.Module):
             ValueError: Fewer than two classes have samples, all class means coincide, or features were not finite (the
                 samples since the last `finalize` are then dropped).
         """
-        with warnings.catch_warnings():
-            # One rank may have no sample, or none may be new.
-            warnings.filterwarnings("ignore", "The ``compute`` method")
-            new = self.statistics.compute()
-        self._restart_statistics()
-        self._add(new)
+        self._add(self._take_new())
 
     def forward(self, features: Float[Tensor, "*n p"]) -> Float[Tensor, "*n k"]:
         """Logits: scale · hᵀM̄ᵀ, or what training has made of it.
@@ -279,15 +240,13 @@ class CentredMeanHead(nn.Module):
         new = num_classes - self.num_classes
         if new < 0:
             raise ValueError(f"extend expects at least the present {self.num_classes} classes, got {num_classes}.")
-        if pending := int(self.statistics.counts.sum()):
+        if pending := self._pending:
             raise RuntimeError(f"{pending} samples were added since the last finalize(): call it before extend().")
-        for tensor in (self.counts, self.means, self.weight):
-            tensor.data = torch.cat([tensor, tensor.new_zeros(new, *tensor.shape[1:])])
+        self._add_classes(new)
         self.weight.grad = None
         if self.mode == "mixing":
             self.mixing.data = torch.block_diag(self.mixing, torch.eye(new).to(self.mixing))
             self.mixing.grad = None
-        self._restart_statistics()
 
     @torch.no_grad()
     def to_linear(self) -> nn.Linear:
@@ -319,32 +278,16 @@ class CentredMeanHead(nn.Module):
                 f"taken; got {tuple(features.shape)}."
             )
 
-    def _restart_statistics(self) -> None:
-        statistics = ClassStatistics(self.num_classes, self.num_features, covariance="none")
-        self.statistics = statistics.to(self.means.device)
-
     def _add(self, new: ClassMoments) -> None:
         """Add samples to the class means, and set the weight."""
-        if new.nonfinite:
-            raise ValueError(
-                f"{new.nonfinite} of {int(new.counts.sum())} samples have NaN or infinite features, and so would the "
-                "class means. Leave them out, or compute the features in a wider dtype."
-            )
-        if not self.num_features:
-            for tensor in (self.means, self.weight):
-                tensor.data = tensor.new_zeros(new.means.shape)
-            self._restart_statistics()
-        counts = self.counts + new.counts
-        if int((counts > 0).sum()) < 2:
-            raise ValueError(
-                f"Class means can be compared where at least 2 classes have samples; there are {int(counts.sum())} "
-                f"samples of {int((counts > 0).sum())} classes. Check the loader, or call update first."
-            )
-        share = new.counts.to(self.means.dtype) / counts.clamp(min=1)
-        gap = torch.where(new.present[:, None], new.means - self.means, 0)
-        self.means += share[:, None] * gap
-        self.counts.copy_(counts)
+        self._add_to_means(new)
         self._set_weight()
+
+    def _of_width(self) -> list[Tensor]:
+        return [*super()._of_width(), self.weight]
+
+    def _wide(self) -> list[str]:
+        return [*super()._wide(), "scale"]
 
     @torch.no_grad()
     def _set_weight(self) -> None:
@@ -358,42 +301,8 @@ class CentredMeanHead(nn.Module):
         if self.mode == "mixing":
             self.mixing.copy_(torch.eye(self.num_classes))
         self._fitted = True
-        absent = [c for c in (~present).nonzero().squeeze(1).tolist() if c not in self._named]
-        self._named.update(absent)
-        if absent:
-            rank_zero_warn(
-                f"No sample has class {', '.join(map(str, absent[:10]))}{', …' if len(absent) > 10 else ''}: "
-                f"{len(absent)} of the {self.num_classes} rows of the weight are zero."
-            )
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CentredMeanHead:
-        means, scale = self.means, self.scale
-        super()._apply(fn, recurse)
-        if self.means.dtype != means.dtype:
-            # half() and the like are meant for the weight.
-            self.means, self.scale = means.to(self.means.device), scale.to(self.scale.device)
-        return self
-
-    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        if pending := int(self.statistics.counts.sum()):
-            rank_zero_warn(
-                f"{pending} samples were added since the last finalize(); the state_dict does not hold them."
-            )
-        super()._save_to_state_dict(destination, prefix, keep_vars)
+        self._warn_of_absent(present)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
-        error_msgs: list[str] = others[-1]
-        means = state_dict.get(f"{prefix}means", self.means)
-        if means.shape[0] != self.num_classes or (self.num_features or means.shape[1]) != means.shape[1]:
-            error_msgs.append(
-                f"The saved CentredMeanHead has {means.shape[0]} classes and {means.shape[1]} features, this one "
-                f"{self.num_classes} and {self.num_features}. Make it with the saved numbers (num_features=None takes "
-                "the saved one), and call extend(num_classes) after loading for further classes."
-            )
-            return
-        if self.means.shape != means.shape:
-            for tensor in (self.means, self.weight):
-                tensor.data = tensor.new_zeros(means.shape)
         super()._load_from_state_dict(state_dict, prefix, *others)
-        self._restart_statistics()
         self._fitted = bool(self.counts.any())

@@ -6,20 +6,16 @@ import math
 from collections.abc import Callable
 
 import torch
-import torch.distributed as dist
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from nc_callbacks.distributed import Ranks
 from nc_callbacks.statistics.precision import wide_dtype
 
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:
     """The sum over all ranks where torch.distributed is initialised; else the tensor."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return tensor
-    total = tensor.clone()
-    dist.all_reduce(total)
-    return total
+    return Ranks.of_world(tensor.device).sum(tensor)
 
 
 def best_scale(
