@@ -1,4 +1,4 @@
-"""Lightning callbacks."""
+"""The public callbacks, and what they share: arguments, schedule, logging, history."""
 
 from nc_callbacks.callbacks.centred_mean_init import CentredMeanInit
 from nc_callbacks.callbacks.feature_spectrum import FeatureSpectrum

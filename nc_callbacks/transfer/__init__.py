@@ -1,4 +1,4 @@
-"""Choosing a backbone without training: `rank_sources`, or ``python -m nc_callbacks.transfer rank``."""
+"""Heads of class means, features of a backbone, and a backbone chosen without training (`rank_sources`)."""
 
 from nc_callbacks.transfer.ranking import SourceScore, rank_sources
 
