@@ -12,7 +12,6 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from nc_callbacks import NeuralCollapse
-from nc_callbacks.engine.request import parse_bytes
 from tests.callbacks.common import Classifier, K, loader, samples, trainer
 
 
@@ -293,10 +292,3 @@ class TestBadInput:
         model.body = nn.Sequential(nn.Linear(6, 40_000), nn.Linear(40_000, 8))
         with pytest.raises(ValueError, match=r"'body.1' has 40000 features.*6 GiB.*pool=\"mean\""):
             trainer(NeuralCollapse(layers=["body.1"])).fit(model, loader())
-
-
-@pytest.mark.parametrize(
-    ("size", "expected"), [(7, 7), ("7", 7), ("512MiB", 2**29), ("2 GB", 2 * 10**9), ("1.5kib", 1536)]
-)
-def test_parse_bytes(size, expected):
-    assert parse_bytes(size) == expected

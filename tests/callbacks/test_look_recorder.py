@@ -119,9 +119,13 @@ def test_a_head_that_grows_starts_its_looks_anew_with_one_warning(tmp_path):
 
 def test_another_size_starts_anew():
     recorder = LookRecorder("unused")
-    with pytest.warns(UserWarning, match="another size from epoch 3 on") as warned:
+
+    def keep_all():
         for epoch, size in enumerate((3, 3, 5, 5, 7), 1):
             recorder._keep("nc/train/counts", epoch, torch.full((size,), float(epoch)))
+
+    with pytest.warns(UserWarning, match="another size from epoch 3 on") as warned:
+        keep_all()
     assert len(warned) == 1
     assert recorder.epochs["nc/train/counts"] == [5]
     assert recorder.steps["nc/train/counts"] == 1

@@ -2,22 +2,17 @@
 
 import re
 import warnings
-from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from nc_callbacks import FeatureSpectrum, NeuralCollapse, QuasiInterpolation, WeightMeanAlignment
-from nc_callbacks.engine.session import session_of
 from tests.callbacks.common import Classifier, K, loader, samples, trainer, whole_set
 
 X, Y = samples()
-ROOT = Path(__file__).parents[2]
 
 
 def all_four(**settings):
@@ -223,125 +218,3 @@ class TestOutOfMemory:
         callback = NeuralCollapse()
         fit_with_warnings([callback], Late(0), Batches(), limit_train_batches=2, max_epochs=1)
         assert int(callback.latest["nc/train/counts"].sum()) == 32
-
-
-class TestLoggersAndFigures:
-    def test_a_logger_that_raises(self, tmp_path):
-        class Raising(CSVLogger):
-            def log_table(self, *args):
-                raise ConnectionError("offline")
-
-        callback = QuasiInterpolation(samples=[0])
-        logger = Raising(tmp_path, name="", version="")
-        _, told = fit_with_warnings([callback], pattern="offline", logger=logger, default_root_dir=tmp_path)
-        assert len(told) == 1
-        assert "The table of samples could not be logged by Raising: ConnectionError('offline')" in told[0]
-        assert (tmp_path / "quasi_interpolation_samples.csv").is_file()
-
-    def test_a_tensorboard_that_raises(self, tmp_path):
-        def refuse(*_):
-            raise PermissionError("read-only")
-
-        logger = TensorBoardLogger(tmp_path, name="", version="")
-        logger.experiment.add_text = refuse
-        callback = QuasiInterpolation(samples=[0])
-        _, told = fit_with_warnings([callback], pattern="read-only", logger=logger, default_root_dir=tmp_path)
-        assert len(told) == 1
-        assert "could not be logged by TensorBoardLogger: PermissionError('read-only')" in told[0]
-
-    @pytest.mark.parametrize("logger", [None, False, []])
-    def test_no_logger(self, logger, tmp_path):
-        callbacks = [NeuralCollapse(), QuasiInterpolation(samples=[0])]
-        _, told = fit_with_warnings(callbacks, pattern="table|figures", logger=logger, default_root_dir=tmp_path)
-        assert told == []
-        assert len(callbacks[0].history) == 3
-
-    def test_folders_that_cannot_be_written(self, tmp_path):
-        (tmp_path / "file").write_text("in the way")
-        callbacks = [NeuralCollapse(figures=tmp_path / "file"), QuasiInterpolation(samples=[0])]
-        _, told = fit_with_warnings(callbacks, pattern="could not", default_root_dir=tmp_path / "file")
-        assert sum("NeuralCollapse could not draw its figures" in message for message in told) == 1
-        assert "The table of samples could not be written" in told[0]
-
-    def test_is_said_once(self, tmp_path):
-        (tmp_path / "file").write_text("in the way")
-        data = DataLoader(TensorDataset(X, Y), 16, sampler=list(range(80)))
-        callbacks = [NeuralCollapse(), QuasiInterpolation(samples=[0])]
-        settings = {"pattern": "could not be written|is not known", "default_root_dir": tmp_path / "file"}
-        _, told = fit_with_warnings(callbacks, data=data, **settings)
-        assert len(told) == 2
-
-
-class Streamed(IterableDataset):
-    """Gives these samples, and says no length."""
-
-    def __init__(self, *items):
-        self.items = items
-
-    def __iter__(self):
-        return iter(self.items)
-
-
-class TestWhatIsNotThere:
-    def test_batches_without_targets(self):
-        callback = NeuralCollapse(batch_fn=lambda batch: (batch[0], None))
-        with pytest.raises(ValueError, match="batch_fn gives no targets for the first 10 batches of the train loader"):
-            trainer(callback).fit(Classifier(), loader())
-
-    def test_loaders_without_a_batch(self):
-        for callback, message in (
-            (NeuralCollapse(splits=["train", "val"]), "The val loader is empty: it gave no batch"),
-            (NeuralCollapse(ood_loader=DataLoader(Streamed(), 4)), "The out-of-distribution loader is empty: it gave"),
-        ):
-            with pytest.raises(ValueError, match=message):
-                trainer(callback, num_sanity_val_steps=0).fit(Classifier(), loader(), DataLoader(Streamed(), 4))
-
-    def test_matplotlib(self, monkeypatch):
-        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-        with pytest.raises(ModuleNotFoundError, match="figures need matplotlib: pip install matplotlib, or pass"):
-            NeuralCollapse(figures=True)
-        NeuralCollapse(figures=False)
-
-    def test_which_samples_are_repeats(self):
-        """On two ranks, from a sampler that says nothing of it."""
-        model, callback = Classifier(), NeuralCollapse(mode="online")
-        told = []
-
-        class TwoRanks(Callback):
-            def on_train_start(self, trainer, pl_module):
-                (stream,) = session_of(trainer).streams.values()
-                stream.look.ranks = replace(stream.look.ranks, size=2)
-                stream.warn = lambda about, message: told.append(message)
-
-            def on_train_batch_end(self, trainer, pl_module, *_):
-                (stream,) = session_of(trainer).streams.values()
-                if trainer.is_last_batch:
-                    stream.look.ranks = replace(stream.look.ranks, size=1)
-
-        data = DataLoader(TensorDataset(X, Y), 16, sampler=list(range(80)))
-        trainer(callback, TwoRanks()).fit(model, data)
-        assert "samples that the sampler repeats to even the ranks out are counted again" in told[0]
-
-
-ROWS = [line.split(" | ") for line in (ROOT / "docs" / "errors.md").read_text().splitlines() if "::" in line]
-
-
-def test_the_table_names_tests_that_are_there():
-    assert len(ROWS) > 60
-    for row in ROWS:
-        assert len(row) == 4, row
-        named = re.findall(r"`(tests/[\w/]+\.py)::([\w:]+)`", row[3])
-        assert named, row
-        for file, path in named:
-            source = (ROOT / file).read_text()
-            for part in path.split("::"):
-                assert re.search(rf"\b(?:def|class) {part}\b", source), (file, part)
-
-
-def test_the_table_has_the_messages_of_the_package():
-    source = "".join(path.read_text() for path in sorted((ROOT / "nc_callbacks").rglob("*.py")))
-    source = re.sub(r"""["']\s*\n\s*f?["']""", "", source)
-    for row in ROWS:
-        for message in re.findall(r"`([^`]+)`", row[2]):
-            for fragment in re.split("'…'|…", message):
-                assert fragment in source, fragment
