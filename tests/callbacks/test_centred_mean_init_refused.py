@@ -8,15 +8,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from nc_callbacks import CentredMeanInit
 from tests.callbacks.common import Classifier, K, loader, samples, trainer
-
-
-class Recorded(Classifier):
-    """Keeps the classifier as it is before the first step."""
-
-    def on_train_batch_start(self, batch, batch_idx):
-        if not hasattr(self, "first_weight"):
-            self.first_weight = self.head.weight.detach().clone()
-            self.first_bias = self.head.bias.detach().clone()
+from tests.callbacks.test_centred_mean_init import Recorded, start_of
 
 
 def weight_norm(model):
