@@ -6,6 +6,7 @@ import difflib
 import functools
 import importlib.util
 import inspect
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,8 @@ from typing import Any, Literal
 from lightning.pytorch import LightningModule
 
 Split = Literal["train", "val", "test"]
+_SPLIT = re.compile(r"train|(val|test)(/dataloader_idx_\d+)?")
+
 Mode = Literal["epoch_end", "online"]
 Epochs = Iterable[int] | Literal["log"] | None
 GlobalMean = Literal["classes", "samples"]
@@ -66,7 +69,7 @@ def check_arguments(
         raise ValueError(f"every_n_epochs must be at least 1, got {every_n_epochs}.")
     if isinstance(epochs, str) and epochs != "log":
         raise ValueError(f'epochs must be a list of epochs or "log", got {epochs!r}.')
-    if isinstance(splits, str) or not splits or not set(splits) <= {"train", "val", "test"}:
+    if isinstance(splits, str) or not splits or not all(map(_SPLIT.fullmatch, splits)):
         raise ValueError(f'splits must be a list of "train", "val" and "test", got {splits!r}.')
     if isinstance(layers, str):
         raise ValueError(f"layers must be a list of module names, got the string {layers!r}: pass [{layers!r}].")

@@ -30,7 +30,7 @@ from nc_callbacks.callbacks.schedule import Schedule
 from nc_callbacks.engine.observation import Observation, Observations
 from nc_callbacks.engine.request import Needs, Source, parse_bytes
 from nc_callbacks.engine.session import Watch, session_of
-from nc_callbacks.engine.trainer import state_key
+from nc_callbacks.engine.trainer import selects, state_key
 from nc_callbacks.metrics import LogKey
 from nc_callbacks.probe import Pool
 
@@ -53,7 +53,8 @@ class CollapseCallback(SessionHooks):
         every_n_epochs: Look after every n-th epoch.
         epochs: Look after these epochs instead (the trainer's numbers, from 0), or ``"log"`` for ten per decade. With
             either, the last epoch of `max_epochs` is always looked at.
-        splits: Of ``"train"``, ``"val"`` and (in `trainer.test`) ``"test"``.
+        splits: Of ``"train"``, ``"val"`` and (in `trainer.test`) ``"test"``; of several loaders, some by number, such
+            as ``"val/dataloader_idx_0"``, where another one has labels of its own.
         mode: ``"epoch_end"`` for a look after the epoch, or ``"online"`` to gather from the forward passes that
             training and validation make anyway: no pass is added, but the weights move meanwhile, dropout and batch
             statistics are on, and augmentation and the sampler decide what is seen.
@@ -98,7 +99,7 @@ class CollapseCallback(SessionHooks):
         layers: Sequence[str] = (),
         every_n_epochs: int = 1,
         epochs: Epochs = None,
-        splits: Sequence[Split] = ("train",),
+        splits: Sequence[Split | str] = ("train",),
         mode: Mode = "epoch_end",
         batch_fn: BatchFn | None = None,
         forward_fn: ForwardFn | None = None,
@@ -202,7 +203,7 @@ class CollapseCallback(SessionHooks):
         notices, head = session_of(trainer).notices, self.watch.source.head or ""
         for label, layers in observations.items():
             split, _, loader = label.partition("/dataloader_idx_")
-            for layer in (head, *self.layers) if split in self.splits else ():
+            for layer in (head, *self.layers) if selects(self.splits, label) else ():
                 place = LogKey("", split, "" if layer == head else layer, int(loader) if loader else None, self.prefix)
                 yield place, measured(self.measure, layers[layer], head, trainer, notices)
 

@@ -16,7 +16,7 @@ from nc_callbacks.callbacks.arguments import spelt_right
 from nc_callbacks.data.loader import own_loaders
 from nc_callbacks.engine.passes import Passes, Step
 from nc_callbacks.engine.request import Source
-from nc_callbacks.engine.trainer import overrides
+from nc_callbacks.engine.trainer import makes_layers_later
 from nc_callbacks.probe import Tap, default_batch_fn, find_head, named_head
 from nc_callbacks.probe.classifier import named_modules, unsharded
 from nc_callbacks.statistics import ClassStatistics
@@ -99,12 +99,13 @@ class CentredMeanInit(Callback):
             return
         if trainer.global_step == 0:
             self.scale = None
-        # A model that builds its layers in configure_model has none yet. The others are frozen before DDP wraps them.
-        if not overrides(pl_module, "configure_model"):
+        # A model that makes its layers in setup or configure_model has none yet. The others are frozen before DDP wraps
+        # them.
+        if not makes_layers_later(pl_module) or self.head in named_modules(pl_module):
             self._check_and_freeze(pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if overrides(pl_module, "configure_model"):
+        if makes_layers_later(pl_module):
             self._check_and_freeze(pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

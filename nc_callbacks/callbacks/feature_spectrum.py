@@ -44,7 +44,7 @@ class FeatureSpectrum(CollapseCallback):
         layers: Sequence[str] = (),
         every_n_epochs: int = 1,
         epochs: Epochs = None,
-        splits: Sequence[Split] = ("train",),
+        splits: Sequence[Split | str] = ("train",),
         mode: Mode = "epoch_end",
         batch_fn: BatchFn | None = None,
         forward_fn: ForwardFn | None = None,

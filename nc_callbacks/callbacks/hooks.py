@@ -85,8 +85,8 @@ class SessionHooks(Results):
     ) -> None:
         session = session_of(trainer)
         for source, stream in session.streams_for(self.watch):
-            if session.watches_split(source, "val"):
-                split, loader = list(by_split("val", trainer.val_dataloaders).items())[dataloader_idx]
+            split, loader = list(by_split("val", trainer.val_dataloaders).items())[dataloader_idx]
+            if session.watches_split(source, split):
                 stream.end_batch(split, batch, loader, batch_idx)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -101,7 +101,7 @@ class SessionHooks(Results):
         self._evaluate(trainer, pl_module, "test")
 
     def _evaluate(self, trainer: Trainer, pl_module: LightningModule, split: str) -> None:
-        if split in self.watch.splits:
+        if self.watch.looks_at(split):
             found = session_of(trainer).observe_evaluation(self.watch, trainer, pl_module, split)
             self.record(trainer, pl_module, found)
 

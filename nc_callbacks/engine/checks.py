@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule
 from nc_callbacks.data.loader import OwnLoader, own_loaders, single_loaders
 from nc_callbacks.engine.passes import Passes
 from nc_callbacks.engine.request import Needs, Source
-from nc_callbacks.engine.trainer import overrides
+from nc_callbacks.engine.trainer import makes_layers_later, overrides
 from nc_callbacks.probe import Batch, Tap, find_head, named_head, named_module
 from nc_callbacks.statistics import ClassStatistics
 
@@ -85,7 +85,7 @@ class Checks:
         if not self.head:
             self.head = find_head(self.passes.model, partial(self.passes.forward, inputs))
         with self.tap(self.head) as tap:
-            self.passes.forward(inputs)
+            self.passes.forward(inputs, tap.forget)
             batch = tap.read(targets)
         self.num_classes = tap.num_classes
         self._widths(batch)
@@ -119,7 +119,7 @@ class Checks:
         inputs = self.passes.inputs(raw)
         try:
             with self.tap(self.head) as tap:
-                self.passes.forward(inputs)
+                self.passes.forward(inputs, tap.forget)
                 tap.read_features()
         except Exception as error:
             raise ValueError(
@@ -148,7 +148,7 @@ def check_names(model: LightningModule, source: Source, layers: Sequence[str], m
     Raises:
         ValueError: A name is not in the model, or the classifier cannot be one.
     """
-    if not made and (overrides(model, "configure_model") or overrides(model, "setup")):
+    if not made and makes_layers_later(model):
         return False
     if source.head is not None:
         named_head(model, source.head)

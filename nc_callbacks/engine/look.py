@@ -22,6 +22,7 @@ from nc_callbacks.engine.observation import Observations
 from nc_callbacks.engine.passes import Memory, Passes, Step
 from nc_callbacks.engine.request import Request
 from nc_callbacks.engine.split import SplitStatistics
+from nc_callbacks.engine.trainer import validated_weights
 from nc_callbacks.probe import Batch, Tap, undisturbed
 from nc_callbacks.statistics import wide_dtype
 
@@ -106,6 +107,8 @@ class Look:
             with ExitStack() as stack:
                 still = self.standing_still(make_loaders)
                 loaders = self.ranks.all_or_none(lambda: stack.enter_context(still))
+                if self.trainer.state.fn == "fit":
+                    stack.enter_context(validated_weights(self.trainer, self.model))
                 # What an evaluation has besides its own split may be there on some ranks only.
                 if self.ranks.any("train" not in loaders):
                     loaders.pop("train", None)

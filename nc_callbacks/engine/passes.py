@@ -10,6 +10,7 @@ from functools import partial
 from itertools import count
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
@@ -35,6 +36,8 @@ class Memory:
 
     cache: bool = True
     divide_batch: int = 1
+    gradients: bool = False
+    """Whether forward passes keep what gradients need, for a model that asks for them."""
 
     def shrink(self) -> bool:
         """Give up the cache, then make batches smaller; whether there was something to give up."""
@@ -111,7 +114,7 @@ class Passes:
             def run(step: Step) -> None:
                 tap.forget()
                 if step.targets is not None or self.sharded:
-                    self.forward(step.inputs)
+                    self.forward(step.inputs, tap.forget)
                 if step.targets is not None and step.counts:
                     use(step)
                 advance()
@@ -178,8 +181,29 @@ class Passes:
         batch = on_device(self.trainer, self.model, raw, 0)
         return batch if isinstance(batch, Tensor) else (self.source.batch_fn or default_batch_fn)(batch)[0]
 
-    def forward(self, inputs: Any) -> Any:
-        """Run the model."""
+    def forward(self, inputs: Any, forget: Callable[[], None] = lambda: None) -> Any:
+        """Run the model; with gradients, where its own forward pass needs them.
+
+        Args:
+            inputs: The model's.
+            forget: Called before the model is run again.
+        """
+        with torch.set_grad_enabled(self.memory.gradients):
+            try:
+                return self._forward(inputs)
+            except RuntimeError as error:
+                if self.memory.gradients or "does not require grad" not in str(error):
+                    raise
+        self.memory.gradients = True
+        self.warn(
+            f"{type(self.model).__name__} needs gradients in its forward pass, so looks run it with them, which takes "
+            "more memory and time."
+        )
+        forget()
+        with torch.enable_grad():
+            return self._forward(inputs)
+
+    def _forward(self, inputs: Any) -> Any:
         forward = self.source.forward_fn or _call
         with self.trainer.strategy.precision_plugin.val_step_context():
             if is_a(self.trainer.strategy, "FSDPStrategy"):

@@ -19,7 +19,7 @@ from nc_callbacks.engine.observation import Observations
 from nc_callbacks.engine.online import Online, refuse_compiled
 from nc_callbacks.engine.passes import Memory
 from nc_callbacks.engine.request import DEFAULT_CACHE, Needs, Request, Source
-from nc_callbacks.engine.trainer import evaluation_loaders, loaders_of_fit
+from nc_callbacks.engine.trainer import evaluation_loaders, loaders_of_fit, selects
 
 
 @dataclass(eq=False)
@@ -51,6 +51,10 @@ class Watch:
 
     def __post_init__(self) -> None:
         self.source = self.given
+
+    def looks_at(self, kind: str) -> bool:
+        """Whether it looks at some loader of ``"val"`` or ``"test"``."""
+        return any(split.partition("/")[0] == kind for split in self.splits)
 
 
 class Session:
@@ -122,9 +126,9 @@ class Session:
 
     def start_evaluation(self, watch: Watch, trainer: Trainer, model: LightningModule, split: str) -> None:
         """The same for `trainer.validate` and `trainer.test`."""
-        peers = [peer for peer in self.watches if peer.given == watch.given and split in peer.splits]
+        peers = [peer for peer in self.watches if peer.given == watch.given and peer.looks_at(split)]
         if peers and peers[0] is watch:
-            self._try(watch, peers, trainer, model, partial(evaluation_loaders, trainer, split, self.notices.warn))
+            self._try(watch, peers, trainer, model, self._evaluation_loaders(trainer, split, peers))
 
     def _try(
         self, watch: Watch, peers: list[Watch], trainer: Trainer, model: LightningModule, make_loaders: MakeLoaders
@@ -159,11 +163,15 @@ class Session:
         self, watch: Watch, trainer: Trainer, model: LightningModule, split: str
     ) -> Observations | None:
         """What a look in `trainer.validate` or `trainer.test` finds for a callback; None where it failed."""
-        peers = [peer for peer in self.watches if peer.source == watch.source and split in peer.splits]
-        make_loaders = partial(evaluation_loaders, trainer, split, self.notices.warn)
+        peers = [peer for peer in self.watches if peer.source == watch.source and peer.looks_at(split)]
+        make_loaders = self._evaluation_loaders(trainer, split, peers)
         return self._shared(
             watch, peers, trainer, lambda: self._look(trainer, model, watch.source, peers).run(make_loaders)
         )
+
+    def _evaluation_loaders(self, trainer: Trainer, split: str, peers: list[Watch]) -> MakeLoaders:
+        splits = {of_peer for peer in peers for of_peer in peer.splits}
+        return partial(evaluation_loaders, trainer, split, splits, self.notices.warn)
 
     def _shared(
         self, watch: Watch, peers: list[Watch], trainer: Trainer, find: Callable[[], Observations]
@@ -196,9 +204,9 @@ class Session:
             if any(peer.source == source and peer.is_due(trainer) for peer in self.watches):
                 stream.start()
 
-    def watches_split(self, source: Source, split: str) -> bool:
-        """Whether some callback looks at a split from this source."""
-        return any(peer.source == source and split in peer.splits for peer in self.watches)
+    def watches_split(self, source: Source, label: str) -> bool:
+        """Whether some callback looks at a loader from this source."""
+        return any(peer.source == source and selects(peer.splits, label) for peer in self.watches)
 
     def close(self) -> None:
         """Take all hooks off the model, and leave the monitors as they were."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -35,6 +35,11 @@ def overrides(model: LightningModule, method: str) -> bool:
     declared = next(parent for parent in type(model).__mro__ if parent.__name__ == "LightningModule")
     defined = getattr(model, method, None)
     return defined is not None and getattr(defined, "__func__", defined) is not getattr(declared, method)
+
+
+def makes_layers_later(model: LightningModule) -> bool:
+    """Whether the module may make layers after the callbacks are set up."""
+    return overrides(model, "configure_model") or overrides(model, "setup")
 
 
 def ranks_of(trainer: Trainer) -> Ranks:
@@ -93,6 +98,19 @@ def on_device(trainer: Trainer, model: LightningModule, raw: Any, place: int) ->
     return trainer.strategy.batch_to_device(batch, dataloader_idx=place)
 
 
+@contextmanager
+def validated_weights(trainer: Trainer, model: LightningModule) -> Iterator[None]:
+    """The weights that the trainer validates: with Lightning's WeightAveraging (EMA), the averaged ones."""
+    averaging: list[Any] = [callback for callback in trainer.callbacks if is_a(callback, "WeightAveraging")]  # type: ignore[attr-defined]
+    for callback in averaging:
+        callback.on_validation_epoch_start(trainer, model)
+    try:
+        yield
+    finally:
+        for callback in reversed(averaging):
+            callback.on_validation_epoch_end(trainer, model)
+
+
 def batch_limit(trainer: Trainer, split: str, loader: Any) -> float:
     """Batches that the trainer's own limits (`limit_train_batches`, `fast_dev_run`, …) allow.
 
@@ -130,18 +148,39 @@ def by_split(split: str, loaders: Any) -> dict[str, Any]:
     return {f"{split}/dataloader_idx_{place}": single for place, single in enumerate(singles)}
 
 
+def selects(splits: Collection[str], label: str) -> bool:
+    """Whether splits such as ``"val"`` or ``"val/dataloader_idx_0"`` have a loader of that label."""
+    return label in splits or label.partition("/")[0] in splits
+
+
 def place_of(split: str) -> int:
     """Which of several loaders has these log keys: Lightning's dataloader_idx."""
     return int(split.partition("/dataloader_idx_")[2] or 0)
 
 
-def loaders_of_fit(trainer: Trainer, splits: set[str]) -> dict[str, Any]:
+def loaders_of_fit(trainer: Trainer, splits: Collection[str]) -> dict[str, Any]:
     """The training loader and, where asked for, the validation loaders; to be called where random numbers are put back.
 
     Raises:
         ValueError: Validation loaders are asked for, and there is none.
     """
-    return {"train": trainer.train_dataloader} | (_validation_loaders(trainer) if "val" in splits else {})
+    if all(split == "train" for split in splits):
+        return {"train": trainer.train_dataloader}
+    loaders = _validation_loaders(trainer) if any(split.startswith("val") for split in splits) else {}
+    refuse_unknown(splits, "val", loaders)
+    chosen = {label: loader for label, loader in loaders.items() if selects(splits, label)}
+    return {"train": trainer.train_dataloader} | chosen
+
+
+def refuse_unknown(splits: Collection[str], kind: str, loaders: Mapping[str, Any]) -> None:
+    """Refuse a loader by number that there is not.
+
+    Raises:
+        ValueError: There is not.
+    """
+    wrong = [split for split in splits if split.startswith(f"{kind}/") and split not in loaders]
+    if wrong:
+        raise ValueError(f"splits has {wrong[0]!r}, and the loaders are {', '.join(map(repr, loaders))}.")
 
 
 def _validation_loaders(trainer: Trainer) -> dict[str, Any]:
@@ -158,7 +197,9 @@ def _validation_loaders(trainer: Trainer) -> dict[str, Any]:
     return by_split("val", loaders)
 
 
-def evaluation_loaders(trainer: Trainer, split: str, warn: Callable[[str], None]) -> dict[str, Any]:
+def evaluation_loaders(
+    trainer: Trainer, split: str, splits: Collection[str], warn: Callable[[str], None]
+) -> dict[str, Any]:
     """Loaders of `trainer.validate` or `trainer.test`, and the training loader where one is defined.
 
     To be called where random numbers are put back.
@@ -166,9 +207,12 @@ def evaluation_loaders(trainer: Trainer, split: str, warn: Callable[[str], None]
     Args:
         trainer: The trainer.
         split: ``"val"`` or ``"test"``.
+        splits: Which of several loaders are asked for.
         warn: Called where the training loader is defined and cannot be made.
     """
-    loaders = by_split(split, trainer.val_dataloaders if split == "val" else trainer.test_dataloaders)
+    found = by_split(split, trainer.val_dataloaders if split == "val" else trainer.test_dataloaders)
+    refuse_unknown(splits, split, found)
+    loaders = {label: loader for label, loader in found.items() if selects(splits, label)}
     if trainer.fit_loop._data_source.is_defined():
         try:
             loaders["train"] = trainer.fit_loop._data_source.dataloader()
