@@ -2,14 +2,13 @@
 
 import json
 import os
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from nc_callbacks import dashboard
 from tests.metrics.test_registry import logged
+from tests.processes import python
 
 pytest.importorskip("wandb_workspaces", reason="needs wandb-workspaces (pip install wandb-workspaces)")
 
@@ -68,13 +67,11 @@ def test_sweep_compares_configuration_and_logged_keys(printed):
     assert comparer["viewType"] == "Run Comparer"
 
 
-@pytest.mark.slow
 def test_dry_run_needs_no_account(tmp_path):
-    command = [sys.executable, "-m", "nc_callbacks.dashboard", "--entity", "a", "--project", "b", "--dry-run"]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")}
     environment |= {"HOME": str(tmp_path), "WANDB_BASE_URL": "http://localhost:9", "WANDB_SILENT": "true"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
-    run = subprocess.run(command, capture_output=True, text=True, env=environment)
+    command = ("-m", "nc_callbacks.dashboard", "--entity", "a", "--project", "b", "--dry-run")
+    run = python(*command, environment=environment)
     assert run.returncode == 0, run.stderr
     assert json.loads(run.stdout)["project"] == "b"
 

@@ -1,17 +1,14 @@
 """What the README shows is what a reader gets."""
 
 import re
-import subprocess
-import sys
 import textwrap
-from pathlib import Path
 
 import pytest
 
 from nc_callbacks import FeatureSpectrum, NeuralCollapse, QuasiInterpolation, WeightMeanAlignment
 from tests.callbacks.common import Classifier, loader, trainer
+from tests.processes import ROOT, python
 
-ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
@@ -64,7 +61,7 @@ def printed(block, folder):
     """The last line that the block prints, pasted into a file."""
     (folder / "my_project.py").write_text(MY_PROJECT)
     (folder / "pasted.py").write_text(block)
-    run = subprocess.run([sys.executable, "pasted.py"], cwd=folder, capture_output=True, text=True)
+    run = python(folder / "pasted.py", folder=folder)
     assert run.returncode == 0, run.stderr
     return run.stdout.strip().splitlines()[-1]
 

@@ -2,20 +2,20 @@
 
 import csv
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
+from hydra import compose, initialize_config_module
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import get_object, instantiate
+from omegaconf import OmegaConf
 
-ROOT = Path(__file__).parents[1]
+from tests.processes import ROOT, python
+
+CHOICES = sorted(f"{path.parent.name}={path.stem}" for path in (ROOT / "nc_callbacks" / "conf").glob("*/*.yaml"))
 
 
-def run(folder, *overrides, **environment):
-    command = [sys.executable, str(ROOT / "train.py"), f"hydra.run.dir={folder}", "trainer=cpu", *overrides]
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=os.environ | environment)
+def run(folder, *overrides):
+    return python(ROOT / "train.py", f"hydra.run.dir={folder}", "trainer=cpu", *overrides, folder=folder)
 
 
 @pytest.fixture(scope="module")
@@ -65,26 +65,37 @@ def test_unknown_name_is_hydras_error(tmp_path):
     assert "activatoin" in finished.stderr
 
 
-@pytest.mark.parametrize("data", ["digits", "fashion_mnist", "mnist", "cifar10", "cifar100"])
-@pytest.mark.parametrize("model", ["cnn", "mlp", "resnet18", "conv_1fc", "conv_2fc"])
-def test_groups_compose(data, model):
-    with initialize_config_dir(str(ROOT / "nc_callbacks" / "conf"), version_base="1.3"):
-        for loss in ("cross_entropy", "mse", "balanced"):
-            for optimizer in ("adam", "sgd"):
-                config = compose(
-                    "train", [f"data={data}", f"model={model}", f"loss={loss}", f"optimizer={optimizer}", "logger=none"]
-                )
-                assert config.data.name == data
-                assert not config.model.bias
+def targets(content):
+    """What the configuration would make, by name."""
+    if isinstance(content, dict):
+        for key, value in content.items():
+            yield from [value] if key == "_target_" else targets(value)
+    elif isinstance(content, list):
+        for value in content:
+            yield from targets(value)
 
 
-def test_experiment_collapse():
-    with initialize_config_dir(str(ROOT / "nc_callbacks" / "conf"), version_base="1.3"):
-        config = compose("train", ["experiment=collapse", "trainer=cpu"])
-    assert (config.model.activation, config.model.batch_norm) == ("relu", True)
-    assert (config.optimizer.lr, config.optimizer.momentum, config.optimizer.weight_decay) == (0.05, 0.9, 1e-3)
-    assert (config.data.batch_size, config.trainer.max_epochs) == (64, 120)
-    assert list(config.scheduler.milestones) == [60, 90]
+@pytest.mark.parametrize("choice", CHOICES)
+def test_each_choice_composes_and_names_what_there_is(choice, monkeypatch):
+    with initialize_config_module("nc_callbacks.conf", version_base="1.3"):
+        config = compose("train", [choice, "folder=here", "++scale=small"], return_hydra_config=True)
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", config)
+    content = [
+        OmegaConf.to_container(value, resolve=True)
+        for key, value in config.items()
+        if key != "hydra" and OmegaConf.is_config(value)
+    ]
+    assert all(callable(get_object(name)) for name in targets(content))
+    group, name = choice.split("=")
+    if group == "data":
+        assert config.data.name == name
+    elif group == "model":
+        network = instantiate(config.model, image_shape=(3, 32, 32), num_classes=10)
+        # As in the papers.
+        assert network.classifier.bias is None
+    elif group == "experiment":
+        milestones = OmegaConf.select(config, "scheduler.milestones", default=())
+        assert all(0 < step < config.trainer.max_epochs for step in milestones)
 
 
 def test_fits_one_screen():

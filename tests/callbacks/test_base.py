@@ -159,19 +159,23 @@ class TestLogging:
 
 
 class TestFigures:
-    def test_are_saved_when_fit_ends(self, tmp_path):
-        trainer(NeuralCollapse(figures=tmp_path)).fit(Classifier(), loader())
-        assert (tmp_path / "nc1.png").read_bytes().startswith(b"\x89PNG")
+    @pytest.fixture(autouse=True)
+    def _words_for_pictures(self, monkeypatch):
+        def draw(callback, folder):
+            (folder / "drawn.txt").write_text(f"{callback.prefix} after {len(callback.history)} looks")
 
-    def test_two_prefixes_have_a_folder_each(self, tmp_path):
+        monkeypatch.setattr(NeuralCollapse, "draw", draw)
+
+    def test_are_drawn_once_when_fit_ends_in_a_folder_a_prefix(self, tmp_path):
         callbacks = [NeuralCollapse(figures=tmp_path), NeuralCollapse(figures=tmp_path, prefix="other")]
-        trainer(*callbacks).fit(Classifier(), loader())
-        assert (tmp_path / "collapse.png").is_file()
-        assert (tmp_path / "other" / "collapse.png").is_file()
+        trainer(*callbacks, NeuralCollapse(prefix="none"), max_epochs=2).fit(Classifier(), loader())
+        assert (tmp_path / "drawn.txt").read_text() == "nc after 2 looks"
+        assert (tmp_path / "other" / "drawn.txt").read_text() == "other after 2 looks"
+        assert len(list(tmp_path.rglob("*"))) == 3
 
     def test_default_folder(self, tmp_path):
         trainer(NeuralCollapse(figures=True), default_root_dir=tmp_path).fit(Classifier(), loader())
-        assert (tmp_path / "figures" / "collapse.png").is_file()
+        assert (tmp_path / "figures" / "drawn.txt").read_text() == "nc after 1 looks"
 
     def test_a_figure_that_cannot_be_drawn_warns(self, tmp_path):
         (tmp_path / "file").write_text("in the way")

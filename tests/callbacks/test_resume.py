@@ -2,28 +2,16 @@
 
 import os
 import signal
-import subprocess
-import sys
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from torch.utils.data import DataLoader, Dataset
 
 from nc_callbacks import FeatureSpectrum, NeuralCollapse, QuasiInterpolation, WeightMeanAlignment
-from tests.callbacks.common import Classifier, loader, trainer
-
-ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """As in the process that gets SIGTERM, or else sums would round differently there."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+from tests.callbacks.common import Classifier, loader, samples, trainer
+from tests.processes import on_ranks
 
 
 def callbacks():
@@ -128,49 +116,38 @@ def test_checkpoints_and_early_stopping_follow_any_key(key, tmp_path):
     assert float(best.best_model_score) == pytest.approx(min(record[key] for record in history), abs=1e-6)
 
 
-SCRIPT = """
-import sys, time, torch
-from lightning.pytorch.callbacks import ModelCheckpoint
-from torch.utils.data import DataLoader, Dataset
-from nc_callbacks import NeuralCollapse
-from tests.callbacks.common import samples, trainer
-from tests.callbacks.test_resume import Still
+class Ended(Dataset):
+    """At one sample of the third look, the process is asked to end."""
 
-class Slow(Dataset):
-    x, y = samples()
-    reads = 0
+    # One batch to try, then three epochs of training and two looks, and a batch of the third.
+    last = 16 + 3 * 80 + 2 * 80 + 16 + 1
+
+    def __init__(self):
+        self.x, self.y = samples()
+        self.reads = 0
+
     def __len__(self):
         return len(self.x)
+
     def __getitem__(self, i):
-        Slow.reads += 1
-        # One batch to try, then three epochs of training and two looks: the third look is slow.
-        if Slow.reads > 16 + 3 * 80 + 2 * 80 + 16:
-            print("looking", flush=True)
-            time.sleep(0.5)
+        self.reads += 1
+        if self.reads == self.last:
+            os.kill(os.getpid(), signal.SIGTERM)
         return self.x[i], self.y[i]
 
-callback = NeuralCollapse()
-saving = ModelCheckpoint(sys.argv[1], filename="last", enable_version_counter=False)
-fit = trainer(callback, saving, max_epochs=6, enable_checkpointing=True)
-fit.fit(Still(), DataLoader(Slow(), 16))
-"""
+
+def reads_after_sigterm(folder):
+    data, callback = Ended(), NeuralCollapse()
+    saving = ModelCheckpoint(folder, filename="last", enable_version_counter=False)
+    with pytest.raises(SystemExit):
+        trainer(callback, saving, max_epochs=6, enable_checkpointing=True).fit(Still(), DataLoader(data, 16))
+    return data.reads - data.last
 
 
 def test_sigterm_during_a_look_leaves_a_usable_checkpoint(tmp_path):
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(tmp_path)],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert any("looking" in line for line in process.stdout)
-    process.send_signal(signal.SIGTERM)
-    rest, _ = process.communicate(timeout=300)
+    (reads,) = on_ranks(reads_after_sigterm, 1, tmp_path, as_torchrun=False)
     # That look had 64 samples to go: it ended with the batch.
-    assert rest.count("looking") < 32
+    assert reads < 16
     checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert checkpoint["epoch"] in (1, 2)
     whole = NeuralCollapse()

@@ -1,10 +1,6 @@
 """`python -m nc_callbacks.transfer rank`, and the backbones and data that it takes."""
 
 import csv
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,8 +10,7 @@ from torch import nn
 from nc_callbacks.experiments.models import cnn
 from nc_callbacks.experiments.sources import run_backbone, source, target_loaders, torchvision_backbone
 from nc_callbacks.transfer.__main__ import main
-
-ROOT = Path(__file__).parents[2]
+from tests.processes import python
 
 CONFIG = """
 seed: 0
@@ -45,10 +40,8 @@ def run_folder(tmp_path):
 
 def test_command_prints_the_table_and_writes_csv(tmp_path, run_folder):
     names = ["tests.experiments.test_rank_command:pixels", str(run_folder[0]), "absent.ckpt"]
-    command = [sys.executable, "-m", "nc_callbacks.transfer", "rank", "--backbones", ",".join(names)]
-    command += ["--data", "digits", "--csv", str(tmp_path / "ranking.csv"), "--device", "cpu"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    command = ["-m", "nc_callbacks.transfer", "rank", "--backbones", ",".join(names)]
+    run = python(*command, "--data", "digits", "--csv", tmp_path / "ranking.csv", "--device", "cpu")
     assert run.returncode == 0, run.stderr
     with open(tmp_path / "ranking.csv") as file:
         rows = list(csv.DictReader(file))

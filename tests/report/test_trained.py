@@ -1,30 +1,23 @@
 """From train.py's own folders to the page."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from nc_callbacks.report import write_report
 from nc_callbacks.runs.folder import read
+from tests.processes import ROOT, python
 
-ROOT = Path(__file__).parents[2]
 QUICK = ("trainer=cpu", "trainer.max_epochs=2", "model=mlp", *(f"callbacks.{name}.figures=false" for name in (
     "neural_collapse", "weight_mean_alignment", "quasi_interpolation", "feature_spectrum"
 )))  # fmt: skip
 
 
 def train(*arguments):
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, str(ROOT / "train.py"), *arguments, *QUICK]
-    run = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path})
+    run = python(ROOT / "train.py", *arguments, *QUICK)
     assert run.returncode == 0, run.stderr
 
 
-@pytest.mark.slow
 def test_page_of_a_run(tmp_path):
     train(f"hydra.run.dir={tmp_path}", "callbacks.neural_collapse.layers=[network.backbone.1]")
     (run,) = read(tmp_path)[1]
@@ -41,7 +34,6 @@ def test_page_of_a_run(tmp_path):
     assert f"<b>{metrics['nc/train/wm_cosine']:.3g}</b>" in text
 
 
-@pytest.mark.slow
 def test_page_of_a_sweep(tmp_path):
     train("-m", f"hydra.sweep.dir={tmp_path}", "model.activation=tanh,relu")
     is_sweep, runs = read(tmp_path)

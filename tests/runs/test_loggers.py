@@ -3,9 +3,6 @@
 import csv
 import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,22 +13,18 @@ from omegaconf import OmegaConf
 from nc_callbacks import FeatureSpectrum, NeuralCollapse, WeightMeanAlignment
 from nc_callbacks.runs.loggers import MAX_ROWS, _figures, log_results, per_class_tables
 from tests.callbacks.common import Classifier, loader
+from tests.processes import ROOT, python
 from tests.runs.wandb_file import key, read
 
-ROOT = Path(__file__).parents[2]
 FAIL = "+callbacks.fail._target_=tests.runs.failing.FailOnRank"
 
 
 def run(folder, *arguments):
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    environment |= {"NETRC": str(folder / "netrc"), "WANDB_CONFIG_DIR": str(folder / "config")}
+    environment = os.environ | {"NETRC": str(folder / "netrc"), "WANDB_CONFIG_DIR": str(folder / "config")}
     for name in ("WANDB_MODE", "WANDB_API_KEY"):
         environment.pop(name, None)
-    command = [sys.executable, str(ROOT / "train.py"), *arguments, "trainer=cpu", "model=mlp", "trainer.max_epochs=2"]
-    return subprocess.run(
-        command, capture_output=True, text=True, cwd=folder, env=environment, stdin=subprocess.DEVNULL
-    )
+    quick = ("trainer=cpu", "model=mlp", "trainer.max_epochs=2")
+    return python(ROOT / "train.py", *arguments, *quick, folder=folder, environment=environment)
 
 
 def logged(folder):
@@ -58,7 +51,6 @@ def of_kind(records, kind):
     return [getattr(record, kind) for record in records if record.WhichOneof("record_type") == kind]
 
 
-@pytest.mark.slow
 def test_wandb_run_a_job(wandb_sweep):
     _, runs, _ = wandb_sweep
     (first,), (second,) = (of_kind(records, "run") for records in runs)
@@ -72,14 +64,12 @@ def test_wandb_run_a_job(wandb_sweep):
     assert config["trainer"]["max_epochs"] == 2
 
 
-@pytest.mark.slow
 def test_wandb_has_the_epoch_as_x_axis(wandb_sweep):
     axes = {given.glob_name or given.name: given.step_metric for given in of_kind(wandb_sweep[1][1], "metric")}
     assert axes["*"] == "epoch"
     assert axes["epoch"] == ""
 
 
-@pytest.mark.slow
 def test_wandb_scalars_are_those_of_the_csv(wandb_sweep):
     folder, runs, _ = wandb_sweep
     found = {}
@@ -94,7 +84,6 @@ def test_wandb_scalars_are_those_of_the_csv(wandb_sweep):
         assert found[name] == pytest.approx(values, rel=1e-5), name
 
 
-@pytest.mark.slow
 def test_wandb_figures_and_tables(wandb_sweep):
     folder, runs, files = wandb_sweep
     last = {key(item): json.loads(item.value_json) for item in of_kind(runs[1], "history")[-1].item}
@@ -112,7 +101,6 @@ def test_wandb_figures_and_tables(wandb_sweep):
     assert sum(cosines) / 10 == pytest.approx(logged(folder / "1")["nc/train/wm_cosine"][1], rel=1e-5)
 
 
-@pytest.mark.slow
 def test_tensorboard(tmp_path):
     from matplotlib.image import imread
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
