@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import shutil
+import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from nc_callbacks.files import write_whole
 from nc_callbacks.runs.folder import ERROR_FILE, SUMMARY_FILE, is_finished
 from nc_callbacks.runs.loggers import finish_wandb
 from nc_callbacks.runs.processes import ProcessError, processes_to_start, run_processes, started_by_torchrun
-from nc_callbacks.runs.start import Start, start_of
+from nc_callbacks.runs.start import Start, absolute_path, start_of
 from nc_callbacks.runs.summary import write_summary
 
 Task = Callable[[DictConfig], Any]
@@ -31,7 +32,7 @@ Task = Callable[[DictConfig], Any]
 log = logging.getLogger(__name__)
 
 
-def job(task: Task) -> Task:
+def job(task: Task) -> Job:
     """Decorate the training script's main function, under `hydra.main`.
 
     A job that wants several processes is run by torchrun. In a sweep, a job that fails leaves ``error.json`` and lets
@@ -46,28 +47,51 @@ def job(task: Task) -> Task:
             of a script or a module, or several processes cannot find it.
     """
     # Here, where the user has started: in the processes of a launcher the function is no longer where it was defined.
-    start = start_of(task)
+    return Job(task, start_of(task), absolute_path())
 
-    @functools.wraps(task)
-    def run(config: DictConfig) -> Any:
+
+class Job:
+    """A main function as a job; see `job`.
+
+    Args:
+        task: The function.
+        start: Where further processes find it.
+        path: `sys.path` where it was decorated, which a launcher's process takes over.
+    """
+
+    __wrapped__: Task
+
+    def __init__(self, task: Task, start: Start | None, path: tuple[str, ...]) -> None:
+        functools.update_wrapper(self, task)
+        self.start = start
+        self.path = path
+
+    def __call__(self, config: DictConfig) -> Any:
         hydra = HydraConfig.get()
         folder = Path(hydra.runtime.output_dir)
         if hydra.mode != RunMode.MULTIRUN:
-            return _run(task, start, config, folder)
+            return _run(self, config, folder)
         if config.resume:
             if is_finished(folder):
                 log.info("Finished before, and skipped: %s", folder)
                 return _objective(config, folder)
             _empty(folder)
         try:
-            return _run(task, start, config, folder)
+            return _run(self, config, folder)
         except ProcessError as error:
             _fail(folder, str(error), error.traceback)
         except Exception as error:
             _fail(folder, f"{type(error).__name__}: {error}", traceback.format_exc())
         return math.nan if config.get("optimized_metric") else None
 
-    return run
+    def __reduce__(self) -> Any:
+        # The path is there before the function is unpickled, which imports what lies beside the script.
+        return _unpickled, (self.path,), vars(self)
+
+
+def _unpickled(path: tuple[str, ...]) -> Job:
+    sys.path.extend(entry for entry in path if entry not in sys.path)
+    return Job.__new__(Job)
 
 
 def config_problem(config: DictConfig) -> str | None:
@@ -86,20 +110,21 @@ def config_problem(config: DictConfig) -> str | None:
     return None
 
 
-def _run(task: Task, start: Start | None, config: DictConfig, folder: Path) -> Any:
+def _run(job: Job, config: DictConfig, folder: Path) -> Any:
+    task = job.__wrapped__
     if problem := config_problem(config):
         raise ValueError(problem)
     failed, returned, began = True, None, time.perf_counter()
     try:
         if processes := processes_to_start(config.trainer):
-            if start is None:
+            if job.start is None:
                 raise ValueError(
                     f"The trainer wants {processes} processes, and they cannot find the main function: expected one at "
                     "the top of a script or a module, got one of an interactive session or within another function."
                 )
             # A download is for one process.
             instantiate(config.data).setup()
-            run_processes(config, processes, start, folder, HydraConfig.get().job.name)
+            run_processes(config, processes, job.start, folder, HydraConfig.get().job.name)
         elif started_by_torchrun():
             returned = record(task)(config)
         else:

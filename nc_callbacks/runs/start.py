@@ -36,7 +36,7 @@ class Start:
         """Python's arguments that start it in another process, on the configuration that lies in a folder."""
         if self.script:
             return [self.script, *hydra_arguments(scratch)]
-        path = list(dict.fromkeys([*map(os.path.abspath, sys.path), *self.path]))
+        path = list(dict.fromkeys([*absolute_path(), *self.path]))
         what = {"module": self.module, "function": self.function, "path": path}
         Path(scratch, START_FILE).write_text(json.dumps(what))
         return [str(WORKER), str(scratch)]
@@ -45,7 +45,7 @@ class Start:
 def start_of(task: Callable[..., Any]) -> Start | None:
     """Where a function is found again; None where it is not, as one of an interactive session."""
     name, function = getattr(task, "__module__", None), getattr(task, "__qualname__", "<locals>")
-    path = tuple(map(os.path.abspath, sys.path))
+    path = absolute_path()
     if name != "__main__":
         return Start(module=name, function=function, path=path) if name and "<" not in function else None
     main = sys.modules["__main__"]
@@ -53,6 +53,11 @@ def start_of(task: Callable[..., Any]) -> Start | None:
     if spec is not None and spec.name != "__main__":
         return Start(module=spec.name, path=path)
     return Start(script=os.path.abspath(file)) if file and Path(file).is_file() else None
+
+
+def absolute_path() -> tuple[str, ...]:
+    """`sys.path`, as it reads from another folder."""
+    return tuple(map(os.path.abspath, sys.path))
 
 
 def hydra_arguments(scratch: Path) -> list[str]:

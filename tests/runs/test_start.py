@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import runpy
 import subprocess
 import sys
 import types
@@ -103,6 +104,19 @@ def test_a_pickled_job_knows_it_in_another_process(started, in_main, tmp_path, m
     there = cloudpickle.loads(shipped)
     there.__wrapped__.__code__ = there.__wrapped__.__code__.replace(co_filename="<dynamic-code>")
     assert started(there) == Start(script=str(script))
+
+
+def test_a_pickled_job_brings_the_path_of_what_lies_beside_the_script(tmp_path, monkeypatch):
+    script = make_project(tmp_path / "my project")
+    monkeypatch.setattr(sys, "path", [str(script.parent), *sys.path])
+    task = runpy.run_path(str(script), run_name="a_script")["main"].__wrapped__
+    shipped = cloudpickle.dumps(task)
+    monkeypatch.setattr(sys, "path", sys.path[1:])
+    monkeypatch.delitem(sys.modules, "beside")
+    there = cloudpickle.loads(shipped)
+    assert there.__wrapped__.__globals__["beside"].WORD == "beside"
+    assert sys.path[-1] == str(script.parent)
+    monkeypatch.delitem(sys.modules, "beside")
 
 
 def test_what_cannot_be_found_is_refused(started):
