@@ -116,6 +116,14 @@ class Ranks:
         self.vote()
         return done
 
+    def first_text(self, text: str) -> str:
+        """The text of the first process that has one; empty where none has."""
+        if self.size == 1:
+            return text
+        texts: list[Any] = [None] * self.size
+        dist.all_gather_object(texts, text, group=self.group)
+        return next(filter(None, texts), "")
+
 
 def _vote(failure: Exception | None, more: bool) -> _Vote:
     if failure is None:

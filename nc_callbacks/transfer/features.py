@@ -13,7 +13,7 @@ from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor, nn
 
 from nc_callbacks.data.loader import own_loaders
-from nc_callbacks.probe import default_batch_fn
+from nc_callbacks.probe import class_indices, default_batch_fn
 
 BatchFn = Callable[[Any], tuple[Any, Any]]
 
@@ -80,6 +80,21 @@ def as_rows(features: Tensor, targets: Tensor) -> tuple[Float[Tensor, "n p"], In
             f"Expected one row of features a target, got {tuple(features.shape)} and {tuple(targets.shape)}."
         )
     return rows, targets.reshape(-1)
+
+
+def labelled_rows(
+    features: Tensor, targets: Any, num_classes: int, ignore_index: int | None
+) -> tuple[Float[Tensor, "n p"], Int[Tensor, " n"]]:
+    """`as_rows` of a batch with any targets, without those that are `ignore_index`.
+
+    Raises:
+        ValueError: As `nc_callbacks.probe.class_indices` and `as_rows`.
+    """
+    rows, indices = as_rows(features, class_indices(targets, num_classes))
+    if ignore_index is None:
+        return rows, indices
+    kept = indices != ignore_index
+    return rows[kept], indices[kept]
 
 
 class FeatureSample:

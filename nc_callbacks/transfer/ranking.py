@@ -14,10 +14,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from nc_callbacks.data.loader import own_loaders
+from nc_callbacks.distributed import FailedElsewhereError, Ranks
 from nc_callbacks.functional import nc1, near_optimality
 from nc_callbacks.probe import class_indices, default_batch_fn, undisturbed
 from nc_callbacks.statistics import ClassMoments, ClassStatistics
-from nc_callbacks.transfer.features import BatchFn, as_rows, check_backbone, device_of, feature_batches
+from nc_callbacks.transfer.features import BatchFn, check_backbone, device_of, feature_batches, labelled_rows
 from nc_callbacks.transfer.head import CentredMeanHead
 
 Rows = tuple[Float[Tensor, "n p"], Int[Tensor, " n"]]
@@ -47,12 +48,14 @@ def rank_sources(
     test_loader: Any = None,
     holdout: float = 0.2,
     batch_fn: BatchFn | None = None,
+    ignore_index: int | None = None,
 ) -> list[SourceScore]:
     """Backbones by the accuracy of centred class means, best first: no training, one pass over the data each.
 
     The source selection of Seddik & Tamaazousti (2022, «Consequences for Transfer Learning»). Each backbone runs on its
     own device in eval mode and without gradients, and is left as it was. One that fails is a row with NaN and the
-    error, at the end. Where torch.distributed is initialised, the ranks share the data.
+    error, at the end. Where torch.distributed is initialised, the ranks share the data, and all return the same
+    scores: a backbone that fails on one has failed.
 
     Args:
         backbones: Modules from inputs to features by name, or functions that make one when its turn comes, so that not
@@ -63,6 +66,7 @@ def rank_sources(
             out of the class means; its features stay in memory for the pass.
         holdout: Size of that part, a share.
         batch_fn: From a batch to (inputs, targets); see `nc_callbacks.probe.default_batch_fn` for the default.
+        ignore_index: Samples (or positions of a sequence) with this target are left out; None for none.
 
     Raises:
         ValueError: An argument is out of its range; a loader is empty or has no targets.
@@ -82,67 +86,97 @@ def rank_sources(
         raise ValueError(f"backbones must be a mapping from names to modules, not empty; got {backbones!r}.")
     if not 0 < holdout < 1:
         raise ValueError(f"holdout must be a share between 0 and 1, got {holdout}.")
-    for name, data in {"loader": loader, "test_loader": test_loader}.items():
-        if name == "loader" or data is not None:
-            _check_loader(name, data, num_classes, batch_fn or default_batch_fn)
-    scores = []
-    for name, backbone in backbones.items():
-        start = time.perf_counter()
-        try:
-            module = backbone if isinstance(backbone, nn.Module) else backbone()
-            check_backbone(module)
-            start = time.perf_counter()
-            with undisturbed(module):
-                train = _batches(module, loader, num_classes, batch_fn)
-                test = None if test_loader is None else _batches(module, test_loader, num_classes, batch_fn)
-                moments, accuracy = _moments_and_accuracy(train, test, num_classes, holdout, device_of(module))
-            observed = moments.observed()
-            assert observed.within is not None
-            found = (
-                accuracy,
-                float(nc1(observed.within, observed.means, precision=moments.precision)),
-                float(near_optimality(moments).mu_ratio),
-            )
-            scores.append(SourceScore(name, *found, time.perf_counter() - start))
-        except Exception as error:
-            message = f"{type(error).__name__}: {error}"
-            scores.append(SourceScore(name, math.nan, math.nan, math.nan, time.perf_counter() - start, message))
+    ranks = Ranks.of_world("cuda" if _by_nccl() else "cpu")
+    target = _Target(loader, test_loader, num_classes, holdout, batch_fn or default_batch_fn, ignore_index)
+    ranks.all_or_none(target.check)
+    scores = [_score(name, backbone, target, ranks) for name, backbone in backbones.items()]
     return sorted(scores, key=lambda score: (bool(score.error), -score.cm_accuracy))
 
 
-def _check_loader(name: str, loader: Any, num_classes: int, batch_fn: BatchFn) -> None:
-    batch = next(iter(own_loaders(loader)[0].loader), None)
-    if batch is None:
-        raise ValueError(f"{name} is empty: it gave no batch.")
-    class_indices(batch_fn(batch)[1], num_classes)
+def _by_nccl() -> bool:
+    return dist.is_available() and dist.is_initialized() and "nccl" in dist.get_backend()
 
 
-def _batches(backbone: nn.Module, loader: Any, num_classes: int, batch_fn: BatchFn | None) -> Iterator[Rows]:
-    for features, targets in feature_batches(backbone, loader, batch_fn):
-        yield as_rows(features, class_indices(targets, num_classes))
+@dataclass(frozen=True)
+class _Target:
+    """The data that the backbones are ranked for."""
+
+    loader: Any
+    test_loader: Any
+    num_classes: int
+    holdout: float
+    batch_fn: BatchFn
+    ignore_index: int | None
+
+    def check(self) -> None:
+        """Take a batch of each loader.
+
+        Raises:
+            ValueError: A loader is empty or has no targets.
+        """
+        for name, loader in {"loader": self.loader, "test_loader": self.test_loader}.items():
+            if name == "loader" or loader is not None:
+                batch = next(iter(own_loaders(loader)[0].loader), None)
+                if batch is None:
+                    raise ValueError(f"{name} is empty: it gave no batch.")
+                class_indices(self.batch_fn(batch)[1], self.num_classes)
+
+    def rows(self, backbone: nn.Module, loader: Any) -> Iterator[Rows]:
+        """Features and class indices, batch by batch."""
+        for features, targets in feature_batches(backbone, loader, self.batch_fn):
+            yield labelled_rows(features, targets, self.num_classes, self.ignore_index)
 
 
-def _moments_and_accuracy(
-    train: Iterator[Rows], test: Iterator[Rows] | None, num_classes: int, holdout: float, device: torch.device
-) -> tuple[ClassMoments, float]:
-    statistics = ClassStatistics(num_classes).to(device)
+def _score(name: str, backbone: nn.Module | Callable[[], nn.Module], target: _Target, ranks: Ranks) -> SourceScore:
+    """The backbone's row, the same on all ranks."""
+    start = time.perf_counter()
+    try:
+        module = ranks.all_or_none(lambda: _module(backbone))
+        start = time.perf_counter()
+        with undisturbed(module):
+            moments, accuracy = _moments_and_accuracy(module, target, ranks)
+        observed = moments.observed()
+        assert observed.within is not None
+        found = (accuracy, float(nc1(observed.within, observed.means)), float(near_optimality(moments).mu_ratio))
+        error = ""
+    except Exception as failure:
+        found = (math.nan, math.nan, math.nan)
+        elsewhere = isinstance(failure, FailedElsewhereError)
+        error = ranks.first_text("" if elsewhere else f"{type(failure).__name__}: {failure}")
+    return SourceScore(name, *found, time.perf_counter() - start, error)
+
+
+def _module(backbone: nn.Module | Callable[[], nn.Module]) -> nn.Module:
+    module = backbone if isinstance(backbone, nn.Module) else backbone()
+    check_backbone(module)
+    return module
+
+
+def _moments_and_accuracy(module: nn.Module, target: _Target, ranks: Ranks) -> tuple[ClassMoments, float]:
+    device = device_of(module)
+    statistics = ClassStatistics(target.num_classes).to(device)
     kept: list[Rows] = []
-    generator = torch.Generator().manual_seed(0)
-    for features, targets in train:
-        if test is None:
-            out = (torch.rand(len(targets), generator=generator) < holdout).to(features.device)
-            kept.append((features[out], targets[out]))
-            features, targets = features[~out], targets[~out]
-        statistics.update(features, targets)
-    moments = statistics.compute()
-    head = CentredMeanHead.from_moments(moments)
-    hits = torch.zeros(2, dtype=torch.long, device=device)
-    for features, targets in kept if test is None else test:
-        right = head(features.to(head.weight.dtype)).argmax(1) == targets
-        hits += torch.stack([right.sum(), right.new_tensor(len(right), dtype=torch.long)])
-    if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(hits)
-    right, samples = hits.tolist()
+
+    def train() -> None:
+        generator = torch.Generator().manual_seed(0)
+        for features, targets in target.rows(module, target.loader):
+            if target.test_loader is None:
+                out = (torch.rand(len(targets), generator=generator) < target.holdout).to(features.device)
+                kept.append((features[out], targets[out]))
+                features, targets = features[~out], targets[~out]
+            statistics.update(features, targets)
+
+    def test() -> Tensor:
+        hits = torch.zeros(2, dtype=torch.long, device=device)
+        for features, targets in kept if target.test_loader is None else target.rows(module, target.test_loader):
+            right = head(features.to(head.weight.dtype)).argmax(1) == targets
+            hits += torch.stack([right.sum(), right.new_tensor(len(right), dtype=torch.long)])
+        return hits
+
+    ranks.all_or_none(train)
+    moments = ranks.all_or_none(statistics.compute)
+    head = ranks.all_or_none(lambda: CentredMeanHead.from_moments(moments))
+    right, samples = ranks.sum(ranks.all_or_none(test).to(ranks.device)).tolist()
     if not samples:
         raise ValueError("No sample was held out for the test: give a test_loader, or a larger holdout.")
     return moments, right / samples

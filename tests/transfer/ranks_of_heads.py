@@ -39,3 +39,55 @@ def find() -> dict[str, object]:
         "streamed": streamed.weight,
         "scores": torch.tensor([(score.cm_accuracy, score.nc1, score.mu_ratio) for score in scores]),
     }
+
+
+class FailsOn(nn.Module):
+    """Fails on one rank, in its second batch."""
+
+    def __init__(self, rank):
+        super().__init__()
+        self.rank, self.calls = rank, 0
+
+    def forward(self, x):
+        self.calls += 1
+        if self.calls == 2 and dist.get_rank() == self.rank:
+            raise RuntimeError(f"bad on rank {self.rank}")
+        return x
+
+
+class FailsWhenRead(TensorDataset):
+    """Fails on one rank."""
+
+    def __getitem__(self, index):
+        if dist.get_rank() == 1:
+            raise OSError("unreadable on rank 1")
+        return super().__getitem__(index)
+
+
+def absent_on_first():
+    """A backbone that one rank cannot make."""
+    if dist.get_rank() == 0:
+        raise FileNotFoundError("absent on rank 0")
+    return nn.Identity()
+
+
+def rank_with_failures():
+    """Names, accuracies and errors where backbones fail on one rank each, then what a loader does that fails on one."""
+    x, y = samples()
+    loader = DataLoader(TensorDataset(x, y), batch_size=10)
+    backbones = {"a": FailsOn(0), "b": FailsOn(1), "good": nn.Identity(), "absent": absent_on_first, "tanh": nn.Tanh()}
+    scores = rank_sources(backbones, loader, K)
+    try:
+        rank_sources({"good": nn.Identity()}, DataLoader(FailsWhenRead(x, y), batch_size=10), K)
+    except (OSError, RuntimeError) as error:
+        raised = str(error)
+    return [(score.name, str(score.cm_accuracy), score.error) for score in scores], raised
+
+
+def ignoring():
+    """A weight and a ranking where a third of the targets is to be ignored."""
+    x, y = samples()
+    y = y.where(torch.arange(97) % 3 > 0, -100)
+    loader = DataLoader(TensorDataset(x, y), batch_size=10)
+    (score,) = rank_sources({"good": nn.Identity()}, loader, K, loader, ignore_index=-100)
+    return CentredMeanHead.from_loader(nn.Identity(), loader, K, ignore_index=-100).means, score.cm_accuracy, score.nc1

@@ -19,6 +19,19 @@ class TestFromMomentsAndLoader:
         np.testing.assert_allclose(head.weight.detach(), 2 * expected_weight(x, y, "none"), rtol=1e-5, atol=1e-5)
         assert torch.equal(head.counts, torch.bincount(y, minlength=K))
 
+    def test_from_loader_leaves_ignored_targets_out(self):
+        x, y = data()
+        out = torch.arange(N) % 3 == 0
+        loader = DataLoader(TensorDataset(x, y.where(~out, -100)), batch_size=64)
+        head = CentredMeanHead.from_loader(nn.Identity(), loader, K, scale="fit", ignore_index=-100)
+        expected = CentredMeanHead.from_loader(
+            nn.Identity(), DataLoader(TensorDataset(x[~out], y[~out]), 64), K, scale="fit"
+        )
+        torch.testing.assert_close(head.weight, expected.weight)
+        assert torch.equal(head.counts, torch.bincount(y[~out], minlength=K))
+        with pytest.raises(ValueError, match="-100"):
+            CentredMeanHead.from_loader(nn.Identity(), loader, K)
+
     def test_from_loader_is_one_pass_that_leaves_no_trace(self):
         x, y = data()
         backbone = nn.Sequential(nn.Linear(P, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Tanh()).train()

@@ -60,6 +60,21 @@ def test_scores_are_those_of_the_definitions_and_sorted():
         assert not score.error
 
 
+@pytest.mark.parametrize("ignored", [-100, 255])
+def test_ignored_targets_count_nowhere(ignored):
+    out = torch.arange(N) % 3 == 0
+    loader = DataLoader(TensorDataset(X, Y.where(~out, ignored)), batch_size=40)
+    test_out = torch.arange(len(Y_TEST)) % 4 == 0
+    test = DataLoader(TensorDataset(X_TEST, Y_TEST.where(~test_out, ignored)), batch_size=64)
+    settings = {"ignore_index": ignored}
+    (score,) = rank_sources({"a": nn.Identity()}, loader, K, test, **settings)
+    assert score.cm_accuracy == pytest.approx(accuracy(X[~out], Y[~out], X_TEST[~test_out], Y_TEST[~test_out]))
+    (held_out,) = rank_sources({"a": nn.Identity()}, loader, K, **settings)
+    assert not held_out.error
+    (refused,) = rank_sources({"a": nn.Identity()}, loader, K, test)
+    assert f"{ignored}" in refused.error
+
+
 def test_one_pass_each_and_a_part_held_out_of_the_means():
     backbone = Columns(P)
     (score,) = rank_sources({"a": backbone}, LOADER, K)
