@@ -53,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         near = "".join(f" Did you mean {match}?" for match in get_close_matches(name, COMMANDS, n=1))
         print(f"Expected one of {', '.join(COMMANDS)}; got {name!r}.{near}", file=sys.stderr)
         return 2
-    sys.argv[1:] = rest
+    # Hydra reads overrides on one side of a flag only.
+    sys.argv[1:] = sorted(rest, key=lambda word: word not in ("-m", "--multirun"))
     try:
         return importlib.import_module(COMMANDS[name].module).main() or 0
     except ModuleNotFoundError as error:

@@ -14,17 +14,15 @@ from types import ModuleType
 MOVED = {
     "callbacks.gather": "engine.split",
     "callbacks.look": "engine.look",
-    "callbacks.measurement": "engine.measurement",
     "callbacks.monitors": "engine.monitors",
-    "callbacks.observation": "engine.request",
+    "callbacks.observation": "engine.observation engine.request",
     "callbacks.online": "engine.online",
     "callbacks.passes": "engine.passes",
     "callbacks.progress": "engine.progress",
     "callbacks.ranks": "distributed",
     "callbacks.shared": "engine.session",
     "callbacks.trainers": "engine.trainer",
-    "callbacks.units": "engine.units",
-    "callbacks.waiting": "engine.waiting",
+    "callbacks.units": "engine.request",
     "experiments.jobs": "runs.job",
     "experiments.loggers": "runs.loggers",
     "experiments.looks": "callbacks.look_recorder",
@@ -41,7 +39,7 @@ MOVED = {
     "temperature": "transfer.scale",
     "transfer.sources": "experiments.sources",
 }
-"""The old name and the new one, both within the package."""
+"""The old name and the new one, or the two that share what was there; all within the package."""
 
 PACKAGE = __name__.partition(".")[0]
 
@@ -57,10 +55,14 @@ class MovedFinder(MetaPathFinder, Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         old = module.__name__
-        new = f"{PACKAGE}.{MOVED[old.partition('.')[2]]}"
-        warnings.warn(f"{old} is now {new}.", DeprecationWarning, stacklevel=2)
-        # The import system hands out what is there afterwards.
-        sys.modules[old] = importlib.import_module(new)
+        new = [f"{PACKAGE}.{name}" for name in MOVED[old.partition(".")[2]].split()]
+        warnings.warn(f"{old} is now {' and '.join(new)}.", DeprecationWarning, stacklevel=2)
+        homes = [importlib.import_module(name) for name in new]
+        if len(homes) == 1:
+            # The import system hands out what is there afterwards.
+            sys.modules[old] = homes[0]
+        for home in homes:
+            vars(module).update({name: value for name, value in vars(home).items() if not name.startswith("_")})
 
 
 def install() -> None:

@@ -37,8 +37,8 @@ def test_without_arguments_it_lists_what_there_is(given, capsys):
     assert capsys.readouterr().out.strip() == __version__
 
 
-def test_the_rest_goes_to_the_command(given):
-    assert given("train", "model=mlp", "-m", "seed=1,2") == (0, [["model=mlp", "-m", "seed=1,2"]])
+def test_the_rest_goes_to_the_command_in_hydras_order(given):
+    assert given("train", "model=mlp", "-m", "seed=1,2") == (0, [["-m", "model=mlp", "seed=1,2"]])
     assert given("train", "--help", status=3)[0] == 3
 
 

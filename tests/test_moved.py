@@ -22,7 +22,7 @@ def forget(name):
     vars(sys.modules.get(parent, nc_callbacks)).pop(child, None)
 
 
-@pytest.mark.parametrize("old", MOVED)
+@pytest.mark.parametrize("old", [old for old, new in MOVED.items() if " " not in new])
 def test_an_old_path_is_the_new_module(old):
     old, new = f"nc_callbacks.{old}", f"nc_callbacks.{MOVED[old]}"
     expected = importlib.import_module(new)
@@ -34,6 +34,17 @@ def test_an_old_path_is_the_new_module(old):
     assert found is expected is sys.modules[new]
     assert (found.__name__, found.__spec__) == (new, spec)
     forget(old)
+
+
+def test_an_old_path_whose_names_have_two_homes():
+    forget("nc_callbacks.callbacks.observation")
+    message = (
+        "nc_callbacks.callbacks.observation is now nc_callbacks.engine.observation and nc_callbacks.engine.request"
+    )
+    with pytest.warns(DeprecationWarning, match=message):
+        from nc_callbacks.callbacks.observation import Needs, Observation
+    assert Needs.__module__ == "nc_callbacks.engine.request"
+    assert Observation.__module__ == "nc_callbacks.engine.observation"
 
 
 def test_names_of_old_paths_from_statements():
