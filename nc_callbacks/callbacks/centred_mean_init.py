@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from itertools import chain, islice
 from typing import Any, Literal
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
@@ -17,11 +19,14 @@ from nc_callbacks.data.loader import own_loaders
 from nc_callbacks.engine.passes import Passes, Step
 from nc_callbacks.engine.request import Source
 from nc_callbacks.engine.trainer import makes_layers_later
-from nc_callbacks.probe import Tap, default_batch_fn, find_head, named_head
-from nc_callbacks.probe.classifier import named_modules, unsharded
+from nc_callbacks.probe import Head, Tap, default_batch_fn, named_head
+from nc_callbacks.probe.names import distinct_modules, named_modules, unsharded, whole
 from nc_callbacks.statistics import ClassStatistics
 from nc_callbacks.transfer.features import FeatureSample
 from nc_callbacks.transfer.head import CentredMeanHead, Normalize
+
+_TRIED = 10
+"""Batches among which one with targets is looked for."""
 
 
 class CentredMeanInit(Callback):
@@ -103,6 +108,8 @@ class CentredMeanInit(Callback):
         # them.
         if not makes_layers_later(pl_module) or self.head in named_modules(pl_module):
             self._check_and_freeze(pl_module)
+        elif self.freeze_backbone:
+            self._freeze(pl_module, set())
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if makes_layers_later(pl_module):
@@ -128,10 +135,16 @@ class CentredMeanInit(Callback):
             return
         trained = set(_own_head(model, self.head).parameters())
         if self.freeze_backbone:
-            frozen = {parameter for parameter in model.parameters() if parameter.requires_grad} - trained
-            for parameter in frozen:
-                parameter.requires_grad_(False)
-            self._frozen |= frozen
+            self._freeze(model, trained)
+
+    def _freeze(self, model: LightningModule, trained: set[nn.Parameter]) -> None:
+        frozen = {parameter for parameter in model.parameters() if parameter.requires_grad} - trained
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+        # The classifier may be another name, given in setup, of a module that was frozen before.
+        for parameter in self._frozen & trained:
+            parameter.requires_grad_(True)
+        self._frozen = (self._frozen | frozen) - trained
 
     def _still(self, model: LightningModule) -> None:
         if self.head is None or not self.freeze_backbone:
@@ -152,16 +165,15 @@ class CentredMeanInit(Callback):
 
     def _start(self, trainer: Trainer, model: LightningModule) -> None:
         """Pass over the training data, and set the classifier."""
-        passes = Passes(trainer, model, Source(self.head, batch_fn=self.batch_fn, forward_fn=self.forward_fn))
+        passes = Passes(trainer, model, Source(self.head, None, self.batch_fn, self.forward_fn, self.ignore_index))
         ranks = passes.ranks
         sample = FeatureSample()
         with passes.standing_still(trainer.train_dataloader):
             # A sharded model's forward pass waits for the other ranks.
-            found = partial(find_head, model, lambda: passes.forward(_first_inputs(passes)))
-            name = self.head or (found() if passes.sharded else ranks.all_or_none(found))
-            with unsharded(model):
-                _own_head(model, name)
-            with Tap(model, name) as tap:
+            found = partial(_checked_head, passes, model)
+            own = found() if passes.sharded else ranks.all_or_none(found)
+            name = own.name
+            with Tap(model, own) as tap:
                 # A process group may be left over from a trainer with more processes than this one.
                 statistics = ClassStatistics(
                     tap.num_classes,
@@ -214,7 +226,7 @@ def _own_head(model: LightningModule, name: str) -> nn.Module:
                 "cannot set it: take off weight_norm, spectral_norm or whatever else computes it, or pass the name of "
                 "the module that holds the parameter as head=...."
             )
-        sharing = [other for other, m in named_modules(model).items() if _holds(m, parameter) and m is not module]
+        sharing = [other for other, m in distinct_modules(model).items() if _holds(m, parameter) and m is not module]
         if sharing:
             raise ValueError(
                 f"The {kind} of {name!r} is that of {', '.join(map(repr, sharing))} too, which CentredMeanInit would "
@@ -227,11 +239,34 @@ def _holds(module: nn.Module, parameter: nn.Parameter) -> bool:
     return any(own is parameter for own in module._parameters.values())
 
 
-def _first_inputs(passes: Passes) -> Any:
-    raw = next(iter(own_loaders(passes.trainer.train_dataloader)[0].loader), None)
-    if raw is None:
+def _checked_head(passes: Passes, model: LightningModule) -> Head:
+    """The classifier, held to its contract on the first batch with targets, whose weight and bias can be set.
+
+    Raises:
+        ValueError: It breaks it, or its input is not multiplied by the rows of its weight.
+    """
+    head = passes.checked_head(*_first_pair(passes))
+    with unsharded(model):
+        module = _own_head(model, head.name)
+        weight, _ = head.weight_and_bias(module)
+        own = getattr(module, "weight", None)
+        fits = isinstance(own, Tensor) and weight is not None and own.shape[0] == head.num_classes
+        if not (fits and torch.allclose(whole(own).flatten(1), weight, rtol=1e-3, atol=1e-6)):  # type: ignore[arg-type]
+            raise ValueError(
+                f"The classifier {head.name!r} ({type(module).__name__}) does not multiply its input with the rows of "
+                "a parameter named weight, so CentredMeanInit cannot set it: use torch.nn.Linear, or leave this "
+                "callback out."
+            )
+    return head
+
+
+def _first_pair(passes: Passes) -> tuple[Any, Any]:
+    loader = own_loaders(passes.trainer.train_dataloader)[0].loader
+    read = (passes.inputs_and_targets(raw, "train") for raw in islice(loader, _TRIED))
+    first = next(read, None)
+    if first is None:
         raise ValueError("The train loader is empty: it gave no batch.")
-    return passes.inputs_and_targets(raw, "train")[0]
+    return next((pair for pair in chain([first], read) if pair[1] is not None), first)
 
 
 def _set(parameter: Tensor, value: Tensor) -> None:

@@ -146,7 +146,9 @@ class NeuralCollapse(CollapseCallback):
     def _of_classifier(
         self, classifier: ClassifierObservation, moments: ClassMoments, centre: Tensor | None
     ) -> dict[str, Tensor]:
-        weight, of_means = classifier.weight, (moments.means, centre, moments.precision)
+        if (weight := classifier.weight) is None:
+            return {}
+        of_means = moments.means, centre, moments.precision
         tensors = {
             "nc3": F_nc.nc3(weight, *of_means),
             "nc3_etf": F_nc.nc3_etf(weight, *of_means),

@@ -120,14 +120,15 @@ class WeightMeanAlignment(CollapseCallback):
         }
         shares: dict[str, float | None] = {}
         if classifier is not None:
-            centre = moments.sample_mean if self.global_mean == "samples" else None
-            cosines = F_nc.wm_cosine(classifier.weight, moments.means, centre, moments.precision)
-            numbers |= {"wm_cosine": cosines.mean(), "wm_cosine_min": cosines.min(), "wm_cosine_max": cosines.max()}
-            vectors["wm_cosine_per_class"] = cosines
+            if classifier.weight is not None:
+                centre = moments.sample_mean if self.global_mean == "samples" else None
+                cosines = F_nc.wm_cosine(classifier.weight, moments.means, centre, moments.precision)
+                numbers |= {"wm_cosine": cosines.mean(), "wm_cosine_min": cosines.min(), "wm_cosine_max": cosines.max()}
+                vectors["wm_cosine_per_class"] = cosines
             shares = {"accuracy": classifier.accuracy, "accuracy_centred_means": classifier.centred_mean_accuracy}
             if self.a2_residual:
                 numbers["a2_residual"] = F_nc.a2_residual(moments)
-            if self.implicit is not None:
+            if self.implicit is not None and classifier.weight is not None:
                 shares |= self._implicit(classifier, moments)
         vectors = {name: observation.by_class(vector) for name, vector in vectors.items()}
         found = {name: float(value) for name, value in numbers.items()}
@@ -137,6 +138,7 @@ class WeightMeanAlignment(CollapseCallback):
     def _implicit(self, classifier: ClassifierObservation, moments: ClassMoments) -> dict[str, float]:
         assert classifier.expectations is not None
         assert self.implicit is not None
+        assert classifier.weight is not None
         weight = classifier.weight.to(moments.means.dtype)
         implied = F_nc.implicit_weights(weight, moments, classifier.expectations, self.implicit)
         cosines = (implied * weight).sum(1) / (implied.norm(dim=1) * weight.norm(dim=1))

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from itertools import chain, islice
 from typing import Any
 
 from lightning.pytorch import LightningModule
 
+from nc_callbacks import probe
 from nc_callbacks.data.loader import OwnLoader, own_loaders, single_loaders
 from nc_callbacks.engine.passes import Passes
 from nc_callbacks.engine.request import Needs, Source
 from nc_callbacks.engine.trainer import makes_layers_later, overrides
-from nc_callbacks.probe import Batch, Tap, find_head, named_head, named_module
+from nc_callbacks.probe import Batch, Head, Tap
 from nc_callbacks.statistics import ClassStatistics
 
 MAX_FEATURES = 32_768
@@ -29,17 +29,15 @@ class Checks:
     Args:
         passes: How the model is run.
         needs: What a look is to gather.
-        tap: Makes the hooks for a classifier of that name.
-        head: Dotted name of the classifier, or empty.
+        tap: Makes the hooks for a classifier.
 
     Attributes:
-        head: Dotted name of the classifier, found on the first batch where it was not given.
-        num_classes: k.
+        found: What the first batch has shown of the classifier.
     """
 
-    def __init__(self, passes: Passes, needs: Needs, tap: Callable[[str], Tap], head: str) -> None:
-        self.passes, self.needs, self.tap, self.head = passes, needs, tap, head
-        self.num_classes = 0
+    def __init__(self, passes: Passes, needs: Needs, tap: Callable[[Head], Tap]) -> None:
+        self.passes, self.needs, self.tap = passes, needs, tap
+        self.found: Head | None = None
         if passes.source.forward_fn is None and not overrides(passes.model, "forward"):
             raise ValueError(
                 f"{type(passes.model).__name__} has no forward method. Define one from inputs to outputs, or pass "
@@ -82,20 +80,19 @@ class Checks:
         return next((pair for pair in chain([first], read) if pair[1] is not None), (None, None))
 
     def _batch(self, inputs: Any, targets: Any) -> None:
-        if not self.head:
-            self.head = find_head(self.passes.model, partial(self.passes.forward, inputs))
-        with self.tap(self.head) as tap:
+        if self.found is None:
+            self.found = self.passes.checked_head(inputs, targets, list(self.needs.layers))
+        with self.tap(self.found) as tap:
             self.passes.forward(inputs, tap.forget)
             batch = tap.read(targets)
-        self.num_classes = tap.num_classes
-        self._widths(batch)
+        self._widths(batch, tap.head)
         ClassStatistics(tap.num_classes, covariance="none", ignore_index=self.passes.source.ignore_index).update(
-            batch.features[self.head].float().cpu(), batch.targets.cpu()
+            batch.features[tap.head].float().cpu(), batch.targets.cpu()
         )
 
-    def _widths(self, batch: Batch) -> None:
+    def _widths(self, batch: Batch, head: str) -> None:
         for name, features in batch.features.items():
-            covariance = self.needs.at(name, self.head).covariance
+            covariance = self.needs.at(name, head).covariance
             if features.shape[1] > MAX_FEATURES and covariance != "none":
                 raise ValueError(
                     f"Layer {name!r} has {features.shape[1]} features, and its within-class covariance has as many "
@@ -118,7 +115,8 @@ class Checks:
             raise ValueError("The out-of-distribution loader is empty: it gave no batch.")
         inputs = self.passes.inputs(raw)
         try:
-            with self.tap(self.head) as tap:
+            assert self.found is not None
+            with self.tap(self.found) as tap:
                 self.passes.forward(inputs, tap.forget)
                 tap.read_features()
         except Exception as error:
@@ -150,8 +148,5 @@ def check_names(model: LightningModule, source: Source, layers: Sequence[str], m
     """
     if not made and makes_layers_later(model):
         return False
-    if source.head is not None:
-        named_head(model, source.head)
-    for layer in layers:
-        named_module(model, layer, "layer")
+    probe.check_names(model, source.head, layers)
     return True

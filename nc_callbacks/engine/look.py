@@ -23,7 +23,7 @@ from nc_callbacks.engine.passes import Memory, Passes, Step
 from nc_callbacks.engine.request import Request
 from nc_callbacks.engine.split import SplitStatistics
 from nc_callbacks.engine.trainer import validated_weights
-from nc_callbacks.probe import Batch, Tap, undisturbed
+from nc_callbacks.probe import Batch, Head, Tap, undisturbed
 from nc_callbacks.statistics import wide_dtype
 
 MakeLoaders = Callable[[], dict[str, Any]]
@@ -42,6 +42,7 @@ class Look:
             features that the budget can hold; where they do not fit, in a second pass.
         memory: What looks may use.
         warn: Called with what a user has to know.
+        found: What `check` has found out about the classifier.
     """
 
     trainer: Trainer
@@ -49,6 +50,7 @@ class Look:
     request: Request
     memory: Memory = field(default_factory=Memory)
     warn: Callable[[str], None] = rank_zero_warn
+    found: Head | None = None
 
     def __post_init__(self) -> None:
         self.needs, self.source = self.request.needs, self.request.source
@@ -61,7 +63,7 @@ class Look:
         """Dotted name of the classifier."""
         return self.source.head or ""
 
-    def check(self, make_loaders: MakeLoaders) -> tuple[str, int]:
+    def check(self, make_loaders: MakeLoaders) -> Head:
         """Try one batch of each loader.
 
         Everything that can be wrong with the set-up is raised here.
@@ -70,12 +72,12 @@ class Look:
             make_loaders: Gives loaders by split; what it draws of random numbers is put back.
 
         Returns:
-            Dotted name of the classifier, and its number of classes.
+            What was found out about the classifier.
 
         Raises:
             ValueError: See `Checks.run`.
         """
-        checks = Checks(self.passes, self.needs, self._tap_at, self.head)
+        checks = Checks(self.passes, self.needs, self._tap_at)
 
         def attempt() -> None:
             with self.standing_still(make_loaders) as loaders:
@@ -83,7 +85,15 @@ class Look:
 
         # A sharded model's forward pass waits for the other ranks: there, an error ends the process instead.
         self._within_memory(attempt if self.passes.sharded else partial(self.ranks.all_or_none, attempt))
-        return checks.head, checks.num_classes
+        assert checks.found is not None
+        # Ranks may find it near the limit, and what is left out is left out by all.
+        head = replace(checks.found, affine=not self.ranks.any(not checks.found.affine))
+        if not head.affine:
+            self.warn(
+                f"The classifier {head.name!r} is no affine map of its input and so has no weight: what needs one is "
+                "left out (nc3 and its kin, nc2_*_weights, wm_cosine*, mse_*, implicit_*)."
+            )
+        return head
 
     def run(self, make_loaders: MakeLoaders) -> Observations:
         """Pass over the loaders of a fit, or of an evaluation.
@@ -212,9 +222,10 @@ class Look:
 
     def tap(self) -> Tap:
         """Hooks on the classifier and the further layers."""
-        return self._tap_at(self.head)
+        assert self.found is not None
+        return self._tap_at(self.found)
 
-    def _tap_at(self, head: str) -> Tap:
+    def _tap_at(self, head: Head) -> Tap:
         return Tap(self.model, head, list(self.needs.layers), self.source.pool)
 
     def _pass(

@@ -16,7 +16,8 @@ from nc_callbacks.statistics import ClassMoments, Outputs
 class ClassifierObservation:
     """What a look found of the classifier on one split; accuracies and mismatch are shares of samples."""
 
-    weight: Float[Tensor, "k p"]
+    weight: Float[Tensor, "k p"] | None
+    """None where the classifier is no affine map of its input; then it has no bias either."""
     bias: Float[Tensor, " k"] | None
     accuracy: float | None
     """Of the classifier; this and what follows is None where it was not asked for."""
@@ -69,7 +70,8 @@ class Observation:
             if expectations is not None:
                 products = expectations.products[keep][:, keep][:, :, keep]
                 expectations = SoftmaxExpectations(expectations.probabilities[keep][:, keep], products)
-            classifier = replace(classifier, weight=classifier.weight[keep], bias=bias, expectations=expectations)
+            weight = None if classifier.weight is None else classifier.weight[keep]
+            classifier = replace(classifier, weight=weight, bias=bias, expectations=expectations)
         return replace(self, moments=self.moments.observed(), classifier=classifier, present=keep)
 
 

@@ -21,7 +21,7 @@ from nc_callbacks.distributed import InterruptedPassError
 from nc_callbacks.engine.progress import progress
 from nc_callbacks.engine.request import Source
 from nc_callbacks.engine.trainer import batch_limit, is_a, is_sharded, on_device, place_of, ranks_of
-from nc_callbacks.probe import Tap, default_batch_fn, undisturbed
+from nc_callbacks.probe import Head, Tap, call_model, check_head, default_batch_fn, undisturbed
 
 _SMALLEST_SHARE = 64
 """How many times smaller than the loader's a look's batches become before it gives up."""
@@ -203,8 +203,16 @@ class Passes:
         with torch.enable_grad():
             return self._forward(inputs)
 
+    def checked_head(self, inputs: Any, targets: Any, layers: Sequence[str] = ()) -> Head:
+        """The classifier, found or named, and held to its contract on a batch; see `nc_callbacks.probe.check_head`."""
+        given = targets, self.source.head, layers, self.source.ignore_index
+        try:
+            return check_head(self.model, partial(self.forward, forget=_start_over), inputs, *given)
+        except _NeedsGradientsError:
+            return check_head(self.model, self.forward, inputs, *given)
+
     def _forward(self, inputs: Any) -> Any:
-        forward = self.source.forward_fn or _call
+        forward = self.source.forward_fn or call_model
         with self.trainer.strategy.precision_plugin.val_step_context():
             if is_a(self.trainer.strategy, "FSDPStrategy"):
                 return _through(self.trainer.strategy.model, self.model, forward, inputs)
@@ -226,8 +234,12 @@ class Passes:
                 self.trainer.state.stage = stage
 
 
-def _call(model: LightningModule, inputs: Any) -> Any:
-    return model(inputs)
+class _NeedsGradientsError(Exception):
+    """A run has to be made again, and what was seen of it forgotten."""
+
+
+def _start_over() -> None:
+    raise _NeedsGradientsError
 
 
 def _through(wrapper: Any, model: LightningModule, forward: Callable[[LightningModule, Any], Any], inputs: Any) -> Any:

@@ -20,6 +20,7 @@ from nc_callbacks.engine.online import Online, refuse_compiled
 from nc_callbacks.engine.passes import Memory
 from nc_callbacks.engine.request import DEFAULT_CACHE, Needs, Request, Source
 from nc_callbacks.engine.trainer import evaluation_loaders, loaders_of_fit, selects
+from nc_callbacks.probe import Head
 
 
 @dataclass(eq=False)
@@ -65,6 +66,8 @@ class Session:
         self.found: dict[Source, tuple[Observations | None, list[Watch]]] = {}
         """What was found at each source (None where it failed), and who has not read it yet."""
         self.streams: dict[Source, Online] = {}
+        self.heads: dict[Source, Head] = {}
+        """What was found out about each source's classifier."""
         self.memory = Memory()
         self.notices = Notices()
         self.monitors = Monitors()
@@ -133,9 +136,12 @@ class Session:
     def _try(
         self, watch: Watch, peers: list[Watch], trainer: Trainer, model: LightningModule, make_loaders: MakeLoaders
     ) -> None:
-        head, num_classes = self._look(trainer, model, watch.given, peers).check(make_loaders)
+        head = self._look(trainer, model, watch.given, peers).check(make_loaders)
         for peer in peers:
-            peer.source, peer.num_classes = replace(peer.given, head=head), num_classes
+            peer.source, peer.num_classes = replace(peer.given, head=head.name), head.num_classes
+        # What is known of layers that others watch stays.
+        known = self.heads.get(watch.source, head)
+        self.heads[watch.source] = replace(head, sample_dims={**known.sample_dims, **head.sample_dims})
         for peer in peers:
             for other in self.watches:
                 if other.num_classes is not None and other is not peer:
@@ -145,7 +151,7 @@ class Session:
         """A look at one source that serves all these callbacks."""
         given = [watch.cache_bytes for watch in self.watches if watch.cache_bytes is not None]
         request = Request(source, reduce(or_, (peer.ask() for peer in peers)), min(given, default=DEFAULT_CACHE))
-        return Look(trainer, model, request, self.memory, self.notices.warn)
+        return Look(trainer, model, request, self.memory, self.notices.warn, self.heads.get(source))
 
     def observe(self, watch: Watch, trainer: Trainer, model: LightningModule) -> Observations | None:
         """What a look after the epoch finds for a callback that is due; None where it failed."""

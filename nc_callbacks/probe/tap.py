@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,8 +11,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from nc_callbacks.probe.batches import class_indices
-from nc_callbacks.probe.classifier import classifier_weight, named_head, named_module, unsharded
+from nc_callbacks.probe.head import Head
+from nc_callbacks.probe.names import inside_script, named_head, named_module, unsharded, whole
+from nc_callbacks.probe.targets import class_indices
+from nc_callbacks.probe.trial import hook_after, hook_before
 
 Pool = Literal["mean"] | None
 
@@ -40,7 +41,8 @@ class Tap:
 
     Args:
         model: The model that holds them.
-        head: Dotted name of the classifier.
+        head: The classifier as `nc_callbacks.probe.check_head` gives it, or its dotted name: then its rows are taken to
+            be as its weight is shaped, and the targets'.
         layers: Dotted names of further modules whose input is watched.
         pool: ``"mean"`` averages layers' inputs over all dimensions after the second; by default they are flattened.
 
@@ -48,29 +50,27 @@ class Tap:
         ValueError: A name is not in the model, or the head has no weight matrix.
     """
 
-    def __init__(self, model: nn.Module, head: str, layers: Sequence[str] = (), pool: Pool = None) -> None:
-        self.head = head
+    def __init__(self, model: nn.Module, head: str | Head, layers: Sequence[str] = (), pool: Pool = None) -> None:
+        self.head = head if isinstance(head, str) else head.name
         with unsharded(model):
-            self.module = named_head(model, head)
-            weight = classifier_weight(self.module)
-            assert weight is not None
-            self.num_classes, self.num_features = weight.shape[0], math.prod(weight.shape[1:])
-        self.modules = {head: self.module} | {name: named_module(model, name, "layer") for name in layers}
+            self.module = named_head(model, self.head)
+            self._form = Head.by_weight(head, self.module) if isinstance(head, str) else head
+        self.num_classes, self.num_features = self._form.num_classes, self._form.num_features
+        self.modules = {self.head: self.module} | {name: named_module(model, name, "layer") for name in layers}
         self.model = model
         self.pool = pool
         self._inputs: dict[str, list[Tensor]] = {}
         self._outputs: list[Tensor] = []
         self._hooks = ExitStack()
 
-    def weight_and_bias(self) -> tuple[Float[Tensor, "k p"], Float[Tensor, " k"] | None]:
-        """Copies of W, one row a class (a convolutional weight is flattened), and b or None.
+    def weight_and_bias(self) -> tuple[Float[Tensor, "k p"] | None, Float[Tensor, " k"] | None]:
+        """Copies of W, one row a class, and b or None, of the affine map that the classifier is now.
 
-        Sharded parameters are gathered, so that every rank has to call it.
+        Both are None where it is none, as a cosine classifier. Sharded parameters are gathered, so that every rank has
+        to call it.
         """
         with unsharded(self.model):
-            weight, bias = classifier_weight(self.module), getattr(self.module, "bias", None)
-            assert weight is not None
-            return _whole(weight).flatten(1), _whole(bias) if isinstance(bias, Tensor) else None
+            return self._form.weight_and_bias(self.module)
 
     def __enter__(self) -> Tap:
         for name, module in self.modules.items():
@@ -79,15 +79,15 @@ class Tap:
                 tensor = next((a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), None)
                 if tensor is not None and not _in_backward():
                     # A copy: the model may overwrite it in place, and a view would keep its whole storage alive.
-                    self._inputs.setdefault(name, []).append(_whole(tensor))
+                    self._inputs.setdefault(name, []).append(whole(tensor))
 
-            self._hooks.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
+            self._hooks.callback(hook_before(module, before))
 
-        def after(module: nn.Module, args: Any, output: Any) -> None:
+        def after(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             if not _in_backward():
-                self._outputs.append(_whole(output))
+                self._outputs.append(whole(output))
 
-        self._hooks.callback(self.module.register_forward_hook(after).remove)
+        self._hooks.callback(hook_after(self.module, after))
         return self
 
     def __exit__(self, *_: Any) -> None:
@@ -110,18 +110,16 @@ class Tap:
             ValueError: A watched module did not run or ran more than once, or its rows do not match the targets.
         """
         inputs, output = self._taken()
-        k = self.num_classes
-        positions = output.shape[:-1] if output.ndim > 2 and output.shape[-1] == k else None
-        y = class_indices(targets, k, sequence=getattr(targets, "shape", None) == positions)
+        f = self._form.outputs(output)
+        y = class_indices(targets, self.num_classes, sequence=getattr(targets, "shape", None) == f.shape[:-1])
         features = {name: self._rows(name, x, y) for name, x in inputs.items()}
-        f = output.reshape(-1, k) if output.shape[-1] == k and y.ndim > 1 else output.flatten(1)
-        y = y.reshape(-1)
-        if f.shape != (len(y), k):
+        rows, indices = f.reshape(-1, f.shape[-1]), y.reshape(-1)
+        if rows.shape != (len(indices), self.num_classes):
             raise ValueError(
                 f"The classifier {self.head!r} gives outputs of shape {tuple(output.shape)} for targets of shape "
-                f"{tuple(targets.shape)}; expected one row of {k} outputs a target."
+                f"{tuple(targets.shape)}; expected one row of {self.num_classes} outputs a target."
             )
-        return Batch(features=features, outputs=f, targets=y)
+        return Batch(features=features, outputs=rows, targets=indices)
 
     def read_features(self) -> dict[str, Float[Tensor, "n p"]]:
         """Features alone of the forward pass since the last call, for data without targets.
@@ -130,9 +128,10 @@ class Tap:
             ValueError: A watched module did not run or ran more than once.
         """
         inputs, _ = self._taken()
+        rows = self._form.inputs(inputs[self.head])
         # Positions of a sequence are samples, as they are where targets say so.
-        sequence = inputs[self.head].ndim > 2 and inputs[self.head].shape[-1] == self.num_features
-        return {name: x.flatten(0, -2) if sequence else self._flat(name, x) for name, x in inputs.items()}
+        found = {name: x.flatten(0, -2) if rows.ndim > 2 else self._flat(name, x) for name, x in inputs.items()}
+        return found | {self.head: rows.reshape(-1, rows.shape[-1])}
 
     def _taken(self) -> tuple[dict[str, Tensor], Tensor]:
         inputs, outputs = self._inputs, self._outputs
@@ -141,16 +140,24 @@ class Tap:
             if (calls := len(inputs.get(name, []))) != 1:
                 raise ValueError(
                     f"Module {name!r} ran {calls} times in one forward pass; it is watched where it runs once. "
-                    "Name another module, or pass forward_fn=..., a function (module, inputs) that runs it once."
+                    "Name another module, or pass forward_fn=..., a function (module, inputs) that runs it once"
+                    f"{inside_script(self.model, name)}."
                 )
         return {name: captured[0] for name, captured in inputs.items()}, outputs[0]
 
     def _flat(self, name: str, x: Tensor) -> Tensor:
-        pooled = name != self.head and self.pool == "mean" and x.ndim > 2
-        return x.flatten(2).mean(2) if pooled else x.flatten(1)
+        x = x.movedim(self._form.sample_dims.get(name, 0), 0)
+        return x.flatten(2).mean(2) if self.pool == "mean" and x.ndim > 2 else x.flatten(1)
 
     def _rows(self, name: str, x: Tensor, y: Tensor) -> Tensor:
-        rows = x.flatten(0, -2) if y.ndim > 1 else self._flat(name, x)
+        if name == self.head:
+            rows = self._form.inputs(x)
+            rows = rows.reshape(-1, rows.shape[-1])
+        elif y.ndim > 1:
+            rows = _at_positions(x.movedim(self._form.sample_dims.get(name, 0), 0), tuple(y.shape))
+        else:
+            # A single sample that the model has squeezed.
+            rows = self._flat(name, x[None] if y.numel() == 1 and (x.ndim == 1 or len(x) != 1) else x)
         if len(rows) != y.numel():
             raise ValueError(
                 f"Module {name!r} sees an input of shape {tuple(x.shape)} for targets of shape {tuple(y.shape)}; "
@@ -159,10 +166,10 @@ class Tap:
         return rows
 
 
-def _whole(tensor: Tensor) -> Tensor:
-    """A copy without gradient, gathered from all ranks where it is a DTensor."""
-    tensor = tensor.detach()
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor.clone()
+def _at_positions(x: Tensor, positions: tuple[int, ...]) -> Float[Tensor, "rows p"]:
+    """Rows of a layer's input, whose features lie in the last dimension, or as in convolutions in the second."""
+    second = tuple(x.shape[:-1]) != positions and (x.shape[0], *x.shape[2:]) == positions
+    return (x.movedim(1, -1) if second else x).flatten(0, -2)
 
 
 def _in_backward() -> bool:

@@ -26,7 +26,7 @@ def undisturbed(model: nn.Module, seed: int = 0) -> Iterator[None]:
     """
     modules = list(model.modules())
     flags = [(module, module.training) for module in modules]
-    buffers = [(module, dict(module._buffers)) for module in modules]
+    buffers = [(module, dict(module._buffers.items())) for module in modules]
     values = [(buffer, buffer.clone()) for _, held in buffers for buffer in held.values() if buffer is not None]
     python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002 - the global state is meant
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
@@ -53,5 +53,8 @@ def undisturbed(model: nn.Module, seed: int = 0) -> Iterator[None]:
             for buffer, value in values:
                 buffer.copy_(value)
             for module, held in buffers:
+                if isinstance(module, torch.jit.ScriptModule):
+                    # It neither gains nor loses buffers.
+                    continue
                 module._buffers.clear()
                 module._buffers.update(held)

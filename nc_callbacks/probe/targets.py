@@ -1,0 +1,72 @@
+"""Class indices of targets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+_WAY_OUT = "Pass batch_fn=..., a function from a batch to (inputs, targets)."
+
+
+def class_indices(targets: Any, num_classes: int, sequence: bool = False) -> Int[Tensor, " *n"]:
+    """Targets as class indices, of whatever integer type or whole floating-point numbers they are.
+
+    One-hot and soft labels (last dimension k) become their argmax, which has to be unique: of a mixture of two labels
+    the heavier one counts. Booleans are classes 0 and 1 where there are two.
+
+    Args:
+        targets: Class indices or labels.
+        num_classes: k.
+        sequence: Targets (n, T) are class indices also where T = k.
+
+    Raises:
+        ValueError: The targets are no tensor or no class indices, or have several labels a sample.
+    """
+    if not isinstance(targets, Tensor):
+        raise ValueError(f"Expected targets as a tensor of class indices, got {type(targets).__name__}. {_WAY_OUT}")
+    if targets.is_complex() or targets.is_quantized:
+        raise ValueError(f"Expected targets that are class indices, got {targets.dtype}. {_WAY_OUT}")
+    k = num_classes
+    # Of three dimensions and more, integers are indices of positions also where the last of them are k.
+    labels = targets.ndim == 2 or targets.is_floating_point() or targets.dtype == torch.bool
+    if targets.ndim >= 2 and targets.shape[-1] == k > 1 and not sequence and labels:
+        return _labelled(targets)
+    if targets.ndim == 2 and targets.shape[1] == 1 and not sequence:
+        targets = targets[:, 0]
+    return _indices(targets, k, sequence)
+
+
+def _labelled(labels: Tensor) -> Int[Tensor, " *n"]:
+    """The one label of each row."""
+    integral = not labels.is_floating_point()
+    rows = labels.to(torch.uint8) if labels.dtype == torch.bool else labels
+    largest, indices = rows.max(-1)
+    if bool(((rows == largest.unsqueeze(-1)).sum(-1) != 1).any()):
+        raise ValueError(
+            f"Expected one label a sample, got {labels.dtype} targets of shape {tuple(labels.shape)} with rows in "
+            "which several entries are largest, as multi-label targets have: neural collapse is defined for one class "
+            f"a sample. {_WAY_OUT[:-1]} with one class index a sample."
+        )
+    if integral and bool(((rows != 0) & (rows != 1)).any()):
+        raise ValueError(
+            f"Expected class indices or one-hot rows, got {labels.dtype} targets of shape {tuple(labels.shape)} with "
+            f"other numbers than 0 and 1. {_WAY_OUT}"
+        )
+    return indices
+
+
+def _indices(targets: Tensor, k: int, sequence: bool) -> Int[Tensor, " *n"]:
+    described = f"{targets.dtype} targets of shape {tuple(targets.shape)}"
+    if targets.dtype == torch.bool and k != 2:
+        raise ValueError(f"Expected class indices of {k} classes, got {described}. {_WAY_OUT}")
+    if targets.is_floating_point():
+        matrix = targets.ndim > 1 and not sequence
+        if matrix or not bool((targets == targets.round()).all()):
+            raise ValueError(
+                f"Expected class indices, or labels with one entry for each of the {k} classes; got {described}"
+                f"{'' if matrix else ' that are no whole numbers'}. {_WAY_OUT}"
+            )
+    return targets.long()

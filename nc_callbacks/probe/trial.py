@@ -1,0 +1,168 @@
+"""Running a model on a batch to see which modules run, on what, and what becomes of what they give."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from nc_callbacks.probe.linear import Shape, shapes_of
+from nc_callbacks.probe.names import distinct_modules, whole
+from nc_callbacks.probe.outputs import Found, find_rows, tensors_of
+
+
+@dataclass(frozen=True)
+class Call:
+    """One run of a module, as far as shapes go."""
+
+    name: str
+    shapes: tuple[Shape, ...]
+    """Ways in which it can be a map of rows; none where it is no map of one tensor to one."""
+    width: int
+    """Last dimension of its input; 0 where it has none."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Input and output of one run of a module."""
+
+    inputs: Tensor
+    outputs: Tensor
+
+
+@dataclass(frozen=True)
+class Given:
+    """What came of random rows in the place of a module's output."""
+
+    found: tuple[Shape, Found] | None
+    """Where they are in the model's output."""
+    changed: bool
+    """Whether the model's output has changed with them."""
+    inputs: dict[str, Tensor]
+    """Of the watched modules that ran."""
+
+
+class Trial:
+    """A model and a batch: `forward` runs the one on the other, several times, each time alike.
+
+    Args:
+        model: The model, in eval mode.
+        forward: Runs it and returns its output.
+    """
+
+    def __init__(self, model: nn.Module, forward: Callable[[], Any]) -> None:
+        self.modules = distinct_modules(model)
+        self.forward = forward
+        self.calls: list[Call] = []
+        """In the order in which they ended."""
+        self.returned = {place: whole(tensor) for place, tensor in tensors_of(self._seen()).items()}
+        """Floating tensors that the model returned; see `tensors_of`."""
+
+    def _seen(self) -> Any:
+        def see(name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            tensors = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
+            if len(tensors) == 1 and tensors[0].is_floating_point() and isinstance(output, Tensor) and output.ndim:
+                x = tensors[0]
+                shapes = tuple(shapes_of(module, x, output)) if x.ndim and output.is_floating_point() else ()
+                self.calls.append(Call(name, shapes, x.shape[-1] if x.ndim else 0))
+            else:
+                self.calls.append(Call(name, (), 0))
+
+        return self._run(self.modules, see)
+
+    @property
+    def ran(self) -> list[str]:
+        """Names of the modules that ran."""
+        return list(dict.fromkeys(call.name for call in self.calls))
+
+    def own_name(self, module: nn.Module) -> str:
+        """The first of a module's names."""
+        return next(name for name, other in self.modules.items() if other is module)
+
+    def call(self, name: str) -> Call | None:
+        """The run of a module, if it ran once."""
+        calls = [call for call in self.calls if call.name == name]
+        return calls[0] if len(calls) == 1 else None
+
+    def kept(self, names: Iterable[str]) -> dict[str, Kept]:
+        """Inputs and outputs of modules that ran once on one tensor."""
+        inputs: dict[str, Tensor] = {}
+        outputs: dict[str, Tensor] = {}
+
+        def keep(name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            outputs[name] = whole(output)
+
+        # What the model returned is compared with what was kept of the same run.
+        self.returned = {place: whole(x) for place, x in tensors_of(self._run(names, keep, inputs)).items()}
+        return {name: Kept(inputs[name], output) for name, output in outputs.items()}
+
+    def give(self, name: str, watched: Iterable[str] = ()) -> Given:
+        """Run the model with random rows in the place of what a module gives, and see where they come out."""
+        inputs: dict[str, Tensor] = {}
+        random: list[Tensor] = []
+
+        def replace(called: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Tensor | None:
+            if called != name:
+                return None
+            random.append(_random_like(output))
+            # A forward pass that needs gradients keeps its graph.
+            return random[0] + (output - output.detach()) if output.requires_grad else random[0]
+
+        output = self._run([*watched, name], replace, inputs)
+        call = self.call(name)
+        assert call is not None
+        rows = whole(random[0])
+        returned = {place: whole(tensor) for place, tensor in tensors_of(output).items()}
+        found = [(shape, find_rows(shape.outputs(rows), returned)) for shape in call.shapes]
+        changed = any(
+            place not in returned or not torch.equal(before.nan_to_num(), returned[place].nan_to_num())
+            for place, before in self.returned.items()
+        )
+        return Given(next(((shape, rows) for shape, rows in found if rows is not None), None), changed, inputs)
+
+    def _run(self, names: Iterable[str], after: Callable[..., Any], inputs: dict[str, Tensor] | None = None) -> Any:
+        """Run the model with hooks after modules; `inputs`, where given, is filled before they run."""
+        with ExitStack() as hooks:
+            for name in dict.fromkeys(names):
+
+                def note(module: nn.Module, args: Any, kwargs: Any, name: str = name) -> None:
+                    inputs[name] = whole(next(x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)))  # type: ignore[index]
+
+                def see(module: nn.Module, args: Any, kwargs: Any, output: Any, name: str = name) -> Any:
+                    return after(name, module, args, kwargs, output)
+
+                if inputs is not None:
+                    hooks.callback(hook_before(self.modules[name], note))
+                hooks.callback(hook_after(self.modules[name], see))
+            return self._forward_alike()
+
+    def _forward_alike(self) -> Any:
+        devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+        with torch.random.fork_rng(devices=devices):
+            torch.default_generator.manual_seed(0)
+            if devices:
+                torch.cuda.manual_seed_all(0)
+            return self.forward()
+
+
+def hook_before(module: nn.Module, hook: Callable[..., Any]) -> Callable[[], None]:
+    """Call (module, args, kwargs) before a module runs; returns what takes the hook off."""
+    # A scripted module refuses its own method, and runs such hooks all the same.
+    return nn.Module.register_forward_pre_hook(module, hook, with_kwargs=True).remove
+
+
+def hook_after(module: nn.Module, hook: Callable[..., Any]) -> Callable[[], None]:
+    """Call (module, args, kwargs, output) after a module ran; returns what takes the hook off."""
+    return nn.Module.register_forward_hook(module, hook, with_kwargs=True).remove
+
+
+def _random_like(output: Tensor) -> Tensor:
+    values = torch.randn(output.shape, generator=torch.Generator().manual_seed(1)).to(output.device, output.dtype)
+    if isinstance(output, DTensor):
+        return distribute_tensor(values, output.device_mesh, output.placements)
+    return values

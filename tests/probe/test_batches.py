@@ -1,0 +1,102 @@
+"""Inputs and targets of a batch."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import nn
+
+from nc_callbacks import probe
+
+
+class TestBatchFn:
+    @pytest.mark.parametrize(
+        "batch",
+        [
+            ("x", "y"),
+            ["x", "y", "more"],
+            {"image": "x", "label": "y"},
+            {"x": "x", "y": "y"},
+            {"input": "x", "target": "y"},
+        ],
+    )
+    def test_reads(self, batch):
+        assert probe.default_batch_fn(batch) == ("x", "y")
+
+    @pytest.mark.parametrize(
+        ("batch", "found"),
+        [
+            (torch.zeros(3), "a Tensor"),
+            ([torch.zeros(3)], "a list of length 1"),
+            ({"pixels": 1, "label": 2}, r"a dict with the keys \['label', 'pixels'\]"),
+        ],
+    )
+    def test_says_what_it_cannot_read(self, batch, found):
+        with pytest.raises(ValueError, match=rf"Expected batches.*got {found}. Pass batch_fn="):
+            probe.default_batch_fn(batch)
+
+    ids, mask = torch.arange(12).view(4, 3), torch.ones(4, 3, dtype=torch.long)
+    labels = torch.tensor([0, 1, 1, 0])
+
+    def test_further_items_that_cannot_be_labels(self):
+        x, weights, soft = torch.randn(4, 5), torch.rand(4), torch.rand(4, 3)
+        for batch, targets in (
+            ((x, self.labels, weights), self.labels),
+            ((x, weights, self.labels), self.labels),
+            ((x, self.labels, ["a", "b", "c", "d"]), self.labels),
+            ((x, self.labels.float(), weights), self.labels.float()),
+            ((x, soft, weights), soft),
+        ):
+            found = probe.default_batch_fn(batch)
+            assert found[0] is x
+            assert torch.equal(found[1], targets)
+
+    def test_which_of_three_are_labels_is_not_guessed(self):
+        x = torch.randn(4, 5)
+        for batch in (
+            [self.ids, self.mask, self.labels],
+            (x, self.labels, torch.arange(4)),
+            (x, torch.randn(4, 5), self.labels),
+        ):
+            with pytest.raises(ValueError, match=r"got 3 items .*leaves open which of them.*Pass batch_fn="):
+                probe.default_batch_fn(batch)
+
+    def test_names_of_transformers(self):
+        batch = {"input_ids": self.ids, "attention_mask": self.mask, "labels": self.labels, "text": ["a"] * 4}
+        inputs, targets = probe.default_batch_fn(batch)
+        assert list(inputs) == ["input_ids", "attention_mask"]
+        assert targets is self.labels
+        assert probe.default_batch_fn({"pixel_values": self.ids, "labels": self.labels})[0] is self.ids
+        assert list(probe.default_batch_fn({"inputs_embeds": self.ids, "label": self.labels})[0]) == ["inputs_embeds"]
+
+    def test_dataclass(self):
+        @dataclass
+        class Pair:
+            x: int
+            y: int
+
+        assert probe.default_batch_fn(Pair(1, 2)) == (1, 2)
+
+    def test_two_kinds_of_targets(self):
+        with pytest.raises(ValueError, match="got a dict with the keys"):
+            probe.default_batch_fn({"image": 1, "label": 2, "target": 3})
+
+
+class TestCallModel:
+    inputs = {"input_ids": torch.ones(2, 3), "attention_mask": torch.zeros(2, 3), "idx": torch.ones(2)}  # noqa: RUF012
+
+    @pytest.mark.parametrize(
+        ("forward", "expected"),
+        [
+            (lambda self, input_ids, attention_mask: sorted([input_ids.sum(), attention_mask.sum()]), [0, 6]),
+            (lambda self, input_ids, **others: sorted(others), ["attention_mask", "idx"]),
+            (lambda self, batch: sorted(batch), ["attention_mask", "idx", "input_ids"]),
+            (lambda self, batch, extra=None: sorted(batch), ["attention_mask", "idx", "input_ids"]),
+        ],
+    )
+    def test_mapping(self, forward, expected):
+        model = type("Model", (nn.Module,), {"forward": forward})()
+        assert probe.call_model(model, self.inputs) == expected
+
+    def test_tensor(self):
+        assert probe.call_model(nn.Identity(), 3) == 3

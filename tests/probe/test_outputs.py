@@ -1,0 +1,90 @@
+"""Where the rows of a module's output are in what a model returns."""
+
+from collections import namedtuple
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from nc_callbacks.probe.outputs import find_rows, tensors_of
+
+TENSOR = torch.zeros(2)
+
+
+@dataclass
+class Output:
+    loss: object
+    logits: object
+
+
+@pytest.mark.parametrize(
+    ("output", "places"),
+    [
+        (TENSOR, {""}),
+        ((TENSOR, {"a": TENSOR, "n": 3}), {"0", "1.a"}),
+        (Output(TENSOR, TENSOR), {"logits"}),
+        ({"logits": TENSOR, "loss": TENSOR}, {"logits"}),
+        (SimpleNamespace(x=[TENSOR], y=TENSOR.long()), {"x.0"}),
+        (namedtuple("Pair", "first second")(TENSOR, None), {"first"}),
+        (None, set()),
+    ],
+)
+def test_tensors_wherever_they_are(output, places):
+    assert set(tensors_of(output)) == places
+
+
+def rows(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("k", [2, 5])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda r: r,
+        lambda r: r / 3.7,
+        lambda r: 64 * r,
+        lambda r: r.softmax(-1),
+        lambda r: (r / 2).softmax(-1),
+        lambda r: r.log_softmax(-1),
+        lambda r: r.sigmoid(),
+        lambda r: 30 * torch.tanh(r / 30),
+        lambda r: r.to(torch.bfloat16).softmax(-1),
+    ],
+)
+def test_rescaled(change, k):
+    found = find_rows(rows(12, k), {"a": rows(12, k, seed=1), "b": change(rows(12, k))})
+    assert (found.place, found.positions, found.order) == ("b", (12,), (0,))
+
+
+@pytest.mark.parametrize("change", [lambda r: -r, lambda r: r.flip(0), lambda r: r.flip(1), lambda r: r**2, abs])
+def test_other_rows(change):
+    assert find_rows(rows(12, 5), {"": change(rows(12, 5))}) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "positions", "order"),
+    [
+        (lambda r: r, (6, 6), (0, 1)),
+        (lambda r: r.transpose(0, 1), (6, 6), (1, 0)),
+        (lambda r: r.movedim(-1, 1), (6, 6), (0, 1)),
+        (lambda r: r.permute(1, 2, 0), (6, 6), (1, 0)),
+        (lambda r: r.flatten(0, 1), (36,), (0, 1)),
+    ],
+)
+def test_positions(change, positions, order):
+    found = find_rows(rows(6, 6, 3), {"": change(rows(6, 6, 3))})
+    assert (found.positions, found.order) == (positions, order)
+
+
+def test_single_row_and_empty_dimensions():
+    assert find_rows(rows(1, 4), {"": rows(1, 4)[0]}).positions == (1,)
+    assert find_rows(rows(3, 4), {"": rows(3, 4)[:, :, None, None]}).positions == (3,)
+
+
+def test_a_part_of_the_rows():
+    given = rows(3, 5, 4)
+    found = find_rows(given, {"": given[torch.arange(3), torch.tensor([4, 0, 2])]})
+    assert found.order is None
+    assert found.rows.tolist() == [4, 5, 12]
