@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from nc_callbacks.functional import centred_mean_weight
 from nc_callbacks.probe import class_indices, undisturbed
 from nc_callbacks.statistics import ClassMoments, wide_dtype
+from nc_callbacks.statistics.batches import check_range
 from nc_callbacks.transfer.features import BatchFn, FeatureSample, as_rows, check_backbone, device_of, feature_batches
 from nc_callbacks.transfer.forms import HeadMode, Normalize, check_form
 from nc_callbacks.transfer.means import StreamedMeans
@@ -204,11 +205,13 @@ class CentredMeanHead(StreamedMeans):
 
         Raises:
             RuntimeError: As `forward`.
-            ValueError: The shapes do not fit, or no positive scale is better than equal logits.
+            ValueError: The shapes do not fit, targets are out of range, or no positive scale is better than equal
+                logits.
         """
         rows, indices = as_rows(features, class_indices(targets, self.num_classes))
         rows = rows if len(rows) else rows.new_zeros(0, self.weight.shape[1])  # a rank without samples knows no width
         self._check(rows)
+        check_range(indices.cpu(), self.num_classes)
         device, wide = self.weight.device, wide_dtype(self.weight.device)
         factor = best_scale(rows.to(device, wide) @ self.linear_weight.to(wide).T, indices.to(device), over_ranks)
         self.weight.mul_(factor)
