@@ -27,11 +27,13 @@ ROWS = (
     ),
     _vector(
         "singular_values", panel="Singular values (squares add up to 1)", unit=PURE, log=True, range=(0, math.inf),
-        derived=True, definition="of the n × p activation matrix, in `latest` alone", title="Singular values",
+        derived=True, definition="singular values of the n × p activation matrix, in `latest` alone",
+        title="Singular values",
     ),
     _vector(
         "cumulative_explained_variance", panel="Cumulative explained variance", unit="share of variance", range=(0, 1),
-        derived=True, definition="its cumulative sum, in `latest` alone", title="Cumulative explained variance",
+        derived=True, definition="cumulative sum of `explained_variance`, in `latest` alone",
+        title="Cumulative explained variance",
     ),
 )  # fmt: skip
 

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from nc_callbacks.callbacks.base import CollapseCallback
-from nc_callbacks.metrics import LogKey, metric_of
+from nc_callbacks.metrics import METRICS, LogKey
 
 MAX_ROWS = 10_000
 """What W&B shows of a table."""
@@ -114,6 +114,11 @@ def _log_to_wandb(
         logger.experiment.log(media | {"epoch": trainer.current_epoch - 1})
 
 
+def _is_by_class(name: str) -> bool:
+    """Whether a vector has an entry a class, as one without a row in the registry is taken to have."""
+    return name not in METRICS or METRICS[name].axis == "class"
+
+
 def per_class_tables(callbacks: list[CollapseCallback]) -> dict[str, tuple[list[str], list[list[float | None]]]]:
     """Per-class vectors as tables with one row per look and class, by split, layer and loader (``nc/train/per_class``).
 
@@ -136,7 +141,7 @@ def per_class_tables(callbacks: list[CollapseCallback]) -> dict[str, tuple[list[
     for record in (record for callback in callbacks for record in callback.history):
         for text, vector in record.items():
             key = LogKey.parse(text)
-            if isinstance(vector, Tensor) and metric_of(key.name).axis == "class":
+            if isinstance(vector, Tensor) and _is_by_class(key.name):
                 of_table = values.setdefault(str(replace(key, name="per_class")), {})
                 of_table.setdefault(record["epoch"], {})[key.name] = vector.tolist()
     tables: dict[str, tuple[list[str], list[list[float | None]]]] = {}

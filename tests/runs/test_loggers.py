@@ -187,3 +187,25 @@ def test_per_class_tables_fit_and_hold_the_last_look(looks, classes):
     # Even, and no fewer than half of what would fit.
     assert len(set(torch.tensor(epochs).diff().tolist())) <= 1
     assert len(rows) > MAX_ROWS / 2 or len(epochs) == 1 or looks * classes <= MAX_ROWS
+
+
+def test_tables_of_several_loaders_and_layers():
+    """Vectors by class alone, each in the table of its split, layer and loader."""
+    callback = NeuralCollapse()
+    of_loaders = {f"nc/val/counts/dataloader_idx_{i}": torch.tensor([1.0 + i, 2.0 + i]) for i in (0, 1)}
+    callback.history = [
+        {
+            "epoch": 3,
+            "step": 9,
+            "nc/train/body.4/counts": torch.tensor([5.0, 6.0]),
+            "nc/train/explained_variance": torch.tensor([0.5, 0.25, 0.25]),
+            "nc/train/nc1": 0.5,
+            **of_loaders,
+        }
+    ]
+    header = ["epoch", "class", "counts"]
+    assert per_class_tables([callback]) == {
+        "nc/train/body.4/per_class": (header, [[3, 0, 5.0], [3, 1, 6.0]]),
+        "nc/val/per_class/dataloader_idx_0": (header, [[3, 0, 1.0], [3, 1, 2.0]]),
+        "nc/val/per_class/dataloader_idx_1": (header, [[3, 0, 2.0], [3, 1, 3.0]]),
+    }
