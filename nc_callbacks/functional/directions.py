@@ -30,7 +30,7 @@ class Directions:
     dropped: Float[Tensor, "p s"]
     """Those that rounding has made."""
     doubtful: int
-    """How many of these may exist, for samples spread along them."""
+    """How many of these may exist all the same."""
     digits: int
     """Digits of NC1 that are known, at most `DIGITS`."""
 
@@ -43,6 +43,11 @@ class Directions:
     def warning(self, precision: float) -> str:
         """What is to be said where few digits are known."""
         left_out = f" {self.doubtful} more are no larger than rounding and are left out." if self.doubtful else ""
+        if not len(self.singular):
+            return (
+                "nc1 is not known here: all class means are the same up to what rounding of the features makes "
+                f"(precision {precision:.2g}). Features in a wider type, or with less of a common offset, may differ."
+            )
         return (
             f"nc1 is known to {self.digits or 'no'} digit{'' if self.digits == 1 else 's'} here: along some of the "
             f"{len(self.singular)} directions of the class means, the spread between or within classes is near what "
@@ -79,9 +84,12 @@ def directions_of(
     own = max(k, p) * torch.finfo(singular.dtype).eps * singular.amax()
     between, spread = singular / k**0.5, (within @ v * v).sum(0)
     of_variance = rounding.of_variance(v)
+    separate = between <= rounding.of_means(v, k)
     common = (between <= rounding.of_features(v)) & (spread <= of_variance)
-    rounded = (singular <= own) | (between <= rounding.of_means(v, k)) | common
-    doubtful = rounded & (singular > own) & (spread > of_variance) & (spread < _MOST_SAMPLES * between.square())
+    rounded = (singular <= own) | separate | common
+    # Samples spread there by more than their averages hide, or class means by more than rounding makes as a rule.
+    spreading = (spread > of_variance) & (spread < _MOST_SAMPLES * between.square())
+    doubtful = rounded & (singular > own) & (spreading | ~separate)
     kept, dropped, singular = v[:, ~rounded], v[:, rounded & (singular > own)], singular[~rounded]
     if centre is not None:
         shift = means.mean(0) - centre
@@ -96,6 +104,8 @@ def directions_of(
         _, singular, turn = torch.linalg.svd(torch.cat([matrix, k**0.5 * shift[None]]) @ kept, full_matrices=False)
         kept = kept @ turn.T
     doubts = int(doubtful.sum())
+    if not len(singular):
+        doubts = max(doubts, dropped.shape[1])
     return Directions(kept, singular, dropped, doubts, 0 if doubts else _digits(kept, singular, within, rounding))
 
 
@@ -111,7 +121,7 @@ def _digits(kept: Tensor, singular: Tensor, within: Tensor, rounding: Rounding) 
     of_entries = (rounding.precision / 2) ** 2 * rounding.squares + arithmetic(rounding.precision) * rounding.variances
     of_within = (kept.square() / singular.square()).sum(1) @ of_entries
     error = float(of_means + of_within)
-    if error <= 10**-DIGITS * float(value):
+    if error <= 10**-DIGITS * float(value) or not within.any():
         return DIGITS
     return max(0, math.floor(-math.log10(error / float(value)))) if value > 0 else 0
 

@@ -70,6 +70,24 @@ def test_agrees_with_output_errors(n: int, k: int, kind: str) -> None:
         assert streamed[name].item() == pytest.approx(value.item(), rel=1e-12, abs=1e-15), name
 
 
+@pytest.mark.parametrize("margin", [5.0, 20.0, 80.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_errors_of_the_softmax_keep_their_digits(margin: float, dtype: torch.dtype) -> None:
+    outputs, targets = some_outputs(20, 4)
+    logits = (outputs + margin * torch.nn.functional.one_hot(targets, 4)).to(dtype)
+    epsilon, off = quasi_interpolation_errors(logits, targets, softmax=True)
+    assert (epsilon.dtype, off.dtype) == (dtype, dtype)
+    exact = np.exp(logits.double().numpy().astype(np.longdouble))
+    others = np.array([np.delete(e / e.sum(), y) for e, y in zip(exact, targets, strict=True)]).astype(float)
+    np.testing.assert_allclose(off, others, rtol=1e-6)
+    np.testing.assert_allclose(epsilon, others.sum(1), rtol=1e-6)
+
+
+def test_gradients_of_the_errors_of_the_softmax() -> None:
+    outputs, targets = some_outputs(5, 3)
+    assert torch.autograd.gradcheck(lambda f: quasi_interpolation_errors(f, targets, True), outputs.requires_grad_())
+
+
 def test_half_precision_is_widened() -> None:
     outputs, targets = some_outputs(20, 3)
     half = outputs.half()

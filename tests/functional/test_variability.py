@@ -108,6 +108,7 @@ def test_common_offset_of_float32_means_costs_no_digits(name: str) -> None:
     assert value == pytest.approx(definition(spread, means.double().numpy()), rel=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:nc1 is known to")
 @pytest.mark.parametrize("name", METRICS)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_widened(name: str, dtype: torch.dtype) -> None:
@@ -133,6 +134,7 @@ def test_one_pair_of_coinciding_means_is_infinite_to_cdnv() -> None:
     assert nc1_cdnv(torch.ones(3), means) == torch.inf
 
 
+@pytest.mark.filterwarnings("ignore:nc1 is known to no digits")
 def test_nc1_is_never_negative() -> None:
     # Rounding may leave a Σ_W of collapsed features slightly indefinite.
     assert nc1(-1e-12 * torch.eye(3), torch.eye(3)) == 0

@@ -54,3 +54,27 @@ def test_sums_over_ranks_count_the_samples_of_all(share):
     expected = best_scale(logits.repeat(3, 1), targets.repeat(3))
     # Three ranks with the same samples.
     assert best_scale(logits, targets, lambda sums: 3 * sums) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.uint8, torch.float32, torch.bool])
+def test_labels_of_any_type_that_holds_integers(dtype):
+    logits, targets = torch.tensor([[1.0, 0.0]] * 10), torch.tensor([0] * 8 + [1] * 2)
+    assert best_scale(logits, targets.to(dtype)) == pytest.approx(math.log(4), rel=1e-6)
+
+
+@pytest.mark.parametrize("wrong", [-1, 2, 0.5, math.nan])
+def test_what_is_no_label_raises_on_every_rank(wrong):
+    logits, targets = torch.eye(2).repeat(3, 1), torch.tensor([0, 1] * 3)
+    with pytest.raises(ValueError, match=r"targets must be class indices in 0…1, got \[.*\] \(1 in all\)"):
+        best_scale(logits, torch.tensor([0, 1, 0, 1, 0, wrong]))
+    # The last of the sums counts them: here of another rank.
+    with pytest.raises(ValueError, match=r"got others on another rank \(2 in all\)"):
+        best_scale(
+            logits, targets, lambda sums: sums + 2 * (len(sums) == 3) * torch.tensor([0.0, 0.0, 1.0][: len(sums)])
+        )
+
+
+@pytest.mark.parametrize(("logits", "targets"), [((3,), (3,)), ((3, 1), (3,)), ((3, 2), (2,)), ((3, 2), (3, 1))])
+def test_shapes_that_do_not_fit_raise(logits, targets):
+    with pytest.raises(ValueError, match=r"logits must be \(n, k\) with k ≥ 2, targets \(n,\)"):
+        best_scale(torch.zeros(logits), torch.zeros(targets).long())
