@@ -8,9 +8,9 @@ from lightning.pytorch.loggers import CSVLogger
 
 from nc_callbacks.callbacks.base import CollapseCallback
 from nc_callbacks.callbacks.look_recorder import LookRecorder
+from nc_callbacks.callbacks.measurement import Measurement
 from nc_callbacks.dashboard import workspace
-from nc_callbacks.engine.measurement import Measurement
-from nc_callbacks.engine.request import Needs
+from nc_callbacks.engine.request import LayerNeeds, Needs
 from nc_callbacks.metrics import Metric, register
 from nc_callbacks.metrics.__main__ import tables
 from nc_callbacks.metrics.registry import METRICS, SECTION_TEXTS
@@ -23,13 +23,13 @@ from tests.callbacks.common import Classifier, loader, trainer
 
 @pytest.fixture
 def own():
-    """The whole of it: 14 lines."""
+    """The whole of it: 12 lines."""
     before = dict(METRICS), dict(SECTION_TEXTS)
 
     class Norms(CollapseCallback):
         @property
         def needs(self):
-            return Needs(self.layers)
+            return Needs(layers=dict.fromkeys(self.layers, LayerNeeds()))
 
         def measure(self, observation):
             norms = observation.moments.centred_means.norm(dim=1)
