@@ -78,6 +78,8 @@ def check_head(
 
     positions = Positions(head, shape.outputs(kept.outputs), found, trial.returned, without_one)
     watched = {layer: named_modules(model)[layer] for layer in layers}
+    calls = {layer: trial.call(trial.own_name(module)) for layer, module in watched.items()}
+    shapes = {layer: call.inputs for layer, call in calls.items() if call is not None}
     return Head(
         head,
         shape,
@@ -85,7 +87,7 @@ def check_head(
         affine=_holds(model, head, shape, kept),
         size=_magnitude(kept.inputs),
         dtype=kept.inputs.dtype,
-        sample_dims=sample_dims(watched, forward, inputs),
+        sample_dims=sample_dims(watched, shapes, forward, inputs),
     )
 
 

@@ -22,10 +22,18 @@ _FREEDOM = 3
 
 
 def tensors_of(output: Any) -> dict[str, Tensor]:
-    """Floating tensors in what a model returned, however nested, by their place; of ``logits`` no others."""
+    """Floating tensors in what a model returned, however nested, by their place; those named ``logits`` first."""
     found = {place: tensor for place, tensor in _walk(output, "", _DEPTH) if tensor.is_floating_point()}
-    logits = {place: tensor for place, tensor in found.items() if place.rpartition(".")[2] == "logits"}
-    return logits or found
+    return dict(sorted(found.items(), key=lambda item: not _is_logits(item[0])))
+
+
+def logits_of(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those of the tensors named ``logits``, where there are any; else all."""
+    return {place: tensor for place, tensor in tensors.items() if _is_logits(place)} or dict(tensors)
+
+
+def _is_logits(place: str) -> bool:
+    return place.rpartition(".")[2] == "logits"
 
 
 def _walk(output: Any, place: str, depth: int) -> Iterator[tuple[str, Tensor]]:

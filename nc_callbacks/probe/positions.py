@@ -94,16 +94,15 @@ class Positions:
         )
 
 
-def sample_dims(layers: Mapping[str, nn.Module], forward: Callable[[Any], Any], inputs: Any) -> dict[str, int]:
+def sample_dims(
+    layers: Mapping[str, nn.Module], shapes: Mapping[str, tuple[int, ...]], forward: Callable[[Any], Any], inputs: Any
+) -> dict[str, int]:
     """Which dimension of each layer's input the samples lie in, where it is not the first.
 
     Where its shape does not say, that is the one which is smaller when the last sample is left out.
     """
     n = size_of(inputs)
-    shapes = _input_shapes(layers, forward, inputs) if layers else {}
-    unclear = [
-        name for name, shape in shapes.items() if len(shape) > 1 and (shape[0] != n or n in shape[2:-1] + shape[1:2])
-    ]
+    unclear = [name for name, shape in shapes.items() if len(shape) > 1 and (shape[0] != n or n in shape[1:-1])]
     if n < 2 or not unclear:
         return {}
     smaller = _input_shapes(layers, forward, without_last(inputs, n))

@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 
 from nc_callbacks.probe.linear import Shape
 from nc_callbacks.probe.names import distinct_modules, unsharded
-from nc_callbacks.probe.outputs import Found, find_rows
+from nc_callbacks.probe.outputs import Found, find_rows, logits_of
 from nc_callbacks.probe.targets import class_indices
 from nc_callbacks.probe.trial import Given, Kept, Trial
 
@@ -42,7 +42,7 @@ class Search:
             self.with_matrix = {name for name, module in modules.items() if _has_matrix(module)}
             self.with_parameters = {name for name, module in modules.items() if list(module.parameters(recurse=False))}
         once = [call for call in trial.calls if trial.call(call.name) is call and call.name in self.with_matrix]
-        sizes = {size for tensor in trial.returned.values() for size in tensor.shape}
+        sizes = {size for tensor in logits_of(trial.returned).values() for size in tensor.shape}
         self.fitting = [call.name for call in once if any(shape.num_classes in sizes for shape in call.shapes)]
         """Modules that ran once and give as many outputs as the model."""
         self.kept: dict[str, Kept] = trial.kept(self.fitting)
@@ -53,12 +53,15 @@ class Search:
     def _is_returned(self, name: str) -> bool:
         call, output = self.trial.call(name), self.kept[name].outputs
         assert call is not None
-        return any(find_rows(shape.outputs(output), self.trial.returned) is not None for shape in call.shapes)
+        logits = logits_of(self.trial.returned)
+        return any(find_rows(shape.outputs(output), logits) is not None for shape in call.shapes)
 
     def _matches(self) -> list[Match]:
         """Modules whose output the model returns, without those that others of them come after or are inside of."""
         all_given = {name: self.give(name) for name in self.similar}
         found = [Match(name, *given.found, given) for name, given in all_given.items() if given.found is not None]
+        logits = logits_of(self.trial.returned)
+        found = [match for match in found if match.found.place in logits]
         found = [match for match in found if not self.downstream(match.given, [other.name for other in found])]
         return [match for match in found if not any(self._gives_way(match.name, other.name) for other in found)]
 

@@ -23,8 +23,13 @@ class Call:
     name: str
     shapes: tuple[Shape, ...]
     """Ways in which it can be a map of rows; none where it is no map of one tensor to one."""
-    width: int
-    """Last dimension of its input; 0 where it has none."""
+    inputs: tuple[int, ...]
+    """Shape of its first tensor; empty where it got none."""
+
+    @property
+    def width(self) -> int:
+        """Last dimension of its input; 0 where it has none."""
+        return self.inputs[-1] if self.inputs else 0
 
 
 @dataclass(frozen=True)
@@ -66,12 +71,8 @@ class Trial:
     def _seen(self) -> Any:
         def see(name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             tensors = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
-            if len(tensors) == 1 and tensors[0].is_floating_point() and isinstance(output, Tensor) and output.ndim:
-                x = tensors[0]
-                shapes = tuple(shapes_of(module, x, output)) if x.ndim and output.is_floating_point() else ()
-                self.calls.append(Call(name, shapes, x.shape[-1] if x.ndim else 0))
-            else:
-                self.calls.append(Call(name, (), 0))
+            shapes = shapes_of(module, tensors[0], output) if _is_map(tensors, output) else ()
+            self.calls.append(Call(name, tuple(shapes), tuple(tensors[0].shape) if tensors else ()))
 
         return self._run(self.modules, see)
 
@@ -148,6 +149,12 @@ class Trial:
             if devices:
                 torch.cuda.manual_seed_all(0)
             return self.forward()
+
+
+def _is_map(inputs: list[Tensor], output: Any) -> bool:
+    """Whether a module made one tensor of floating point of one."""
+    tensors = [*inputs, output]
+    return len(tensors) == 2 and all(isinstance(x, Tensor) and x.ndim and x.is_floating_point() for x in tensors)
 
 
 def hook_before(module: nn.Module, hook: Callable[..., Any]) -> Callable[[], None]:

@@ -8,8 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from nc_callbacks import probe
-
-X, Y = torch.randn(10, 8, generator=torch.Generator().manual_seed(0)), torch.arange(10) % 4
+from tests.probe.common import X, Y, check, read
 
 
 class Embedding(nn.Module):
@@ -25,20 +24,6 @@ class Embedding(nn.Module):
     def forward(self, x):
         h = self.embed(x)
         return self.returned(self, h)
-
-
-class Tagger(nn.Module):
-    """Sequence-first inside, samples first outside."""
-
-    def __init__(self, returned, flat=False):
-        super().__init__()
-        torch.manual_seed(0)
-        self.enc, self.head = nn.LSTM(6, 6), nn.Linear(6, 3)
-        self.returned, self.flat = returned, flat
-
-    def forward(self, x):
-        h = self.enc(x.transpose(0, 1))[0]
-        return self.returned(self.head(h.flatten(0, 1) if self.flat else h))
 
 
 class LowRank(nn.Module):
@@ -60,19 +45,6 @@ class Cosine(nn.Module):
 
     def forward(self, x):
         return self.scale * F.linear(F.normalize(x), F.normalize(self.prototypes))
-
-
-def check(model, x=X, y=Y, head=None, layers=(), forward=None):
-    model.eval()
-    with probe.undisturbed(model):
-        return probe.check_head(model, forward or model, x, y, head, layers)
-
-
-def read(model, head, x, y, layers=()):
-    model.eval()
-    with torch.no_grad(), probe.Tap(model, head, layers) as tap:
-        model(x)
-        return tap.read(y), tap.weight_and_bias()
 
 
 @pytest.mark.parametrize(
@@ -137,45 +109,11 @@ def test_targets_tell_apart_what_stands_side_by_side():
     assert check(model, y=Y.clamp_max(2), head="head").name == "head"
 
 
-@pytest.mark.parametrize("samples", [10, 7])
-@pytest.mark.parametrize(
-    "returned",
-    [lambda f: f.transpose(0, 1), lambda f: f.permute(1, 2, 0), lambda f: (f.transpose(0, 1) / 2).softmax(2)],
-)
-def test_sequence_first(samples, returned):
-    x, y = torch.randn(samples, 7, 6), torch.arange(samples * 7).view(samples, 7) % 3
-    model = Tagger(returned)
-    batch, (weight, bias) = read(model, check(model, x, y, layers=["enc"]), x, y, ["enc"])
-    hidden = model.enc(x.transpose(0, 1))[0].transpose(0, 1).flatten(0, 1)
-    torch.testing.assert_close(batch.features["head"], hidden.detach())
-    torch.testing.assert_close(batch.features["enc"], x.flatten(0, 1))
-    torch.testing.assert_close(batch.outputs, hidden @ weight.T + bias)
-    assert torch.equal(batch.targets, y.flatten())
-
-
-def test_flattened_sequences():
-    x, y = torch.randn(5, 7, 6), torch.arange(35).view(5, 7) % 3
-    with pytest.raises(ValueError, match="do not go through the targets of shape"):
-        check(Tagger(lambda f: f, flat=True), x, y)
-    model = nn.Sequential(nn.Flatten(0, 1), nn.Linear(6, 3))
-    assert check(model, x, y).order == ()
-
-
-def test_rows_of_which_the_model_returns_some():
-    x = torch.randn(5, 7, 6)
-    model = Tagger(lambda f: f[-1])
-    with pytest.raises(ValueError, match=r"returns 5 of the 35 rows.*nc_callbacks.batches.last_token"):
-        check(model, x, torch.arange(5) % 3)
-
-
 def test_rows_that_the_model_does_not_return():
     model = Embedding(lambda m, h: m.head(h).argmax(1))
     assert check(model, head="head").num_classes == 4
     with pytest.raises(ValueError, match="returns no logits"):
         check(model)
-    x = torch.randn(7, 7, 6)
-    with pytest.raises(ValueError, match=r"It cannot be told which of the rows of head 'head'"):
-        check(Tagger(lambda f: f.argmax(2)), x, torch.zeros(7, 7, dtype=torch.long), "head")
 
 
 def test_cosine_classifier_has_no_weight():
@@ -286,6 +224,12 @@ def test_the_model_is_run_with_keywords():
     inputs = {"inputs_embeds": X, "attention_mask": torch.ones(10, 1)}
     model = Model(None)
     assert check(model, inputs, forward=partial(probe.call_model, model)).name == "head"
+
+
+def test_one_that_stands_beside_the_logits_can_be_named():
+    model = Embedding(lambda m, h: {"other": m.other(h), "logits": m.head(h)})
+    model.other = nn.Linear(12, 4)
+    assert (check(model).name, check(model, head="other").name) == ("head", "other")
 
 
 def test_one_of_a_sum_can_be_named():

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from nc_callbacks.probe.outputs import find_rows, tensors_of
+from nc_callbacks.probe.outputs import find_rows, logits_of, tensors_of
 
 TENSOR = torch.zeros(2)
 
@@ -23,15 +23,17 @@ class Output:
     [
         (TENSOR, {""}),
         ((TENSOR, {"a": TENSOR, "n": 3}), {"0", "1.a"}),
-        (Output(TENSOR, TENSOR), {"logits"}),
-        ({"logits": TENSOR, "loss": TENSOR}, {"logits"}),
+        (Output(TENSOR, TENSOR), {"logits", "loss"}),
+        ({"loss": TENSOR, "logits": TENSOR}, {"logits", "loss"}),
         (SimpleNamespace(x=[TENSOR], y=TENSOR.long()), {"x.0"}),
         (namedtuple("Pair", "first second")(TENSOR, None), {"first"}),
         (None, set()),
     ],
 )
 def test_tensors_wherever_they_are(output, places):
-    assert set(tensors_of(output)) == places
+    found = tensors_of(output)
+    assert set(found) == places
+    assert list(logits_of(found)) == (["logits"] if "logits" in places else list(found))
 
 
 def rows(*shape, seed=0):
