@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor
 
 _SLICE_BYTES = 16 * 2**20
 """Bound on the features that are worked on at once on a CPU, where room for them is kept."""
 
-_SLICE_ROWS = 256
+_LEAST_SLICE = 256
 """Rows below which a product of the rows with themselves would be bound by memory."""
 
+_LARGEST_SLICE = 2**16
+"""Rows that are added up in one block of the sums."""
 
-def as_rows(features: Tensor, targets: Tensor, num_features: int | None) -> tuple[Tensor, Tensor]:
+
+def samples(features: Tensor, targets: Tensor, num_features: int | None) -> tuple[Tensor, Tensor]:
     """Features (n, p) and targets (n,), whatever their shapes were."""
     if not features.is_floating_point():
         raise ValueError(f"features must be floating point, got {features.dtype}.")
@@ -37,9 +39,18 @@ def as_rows(features: Tensor, targets: Tensor, num_features: int | None) -> tupl
 
 
 def check_integer(targets: Tensor) -> None:
-    """Refuse targets that are no class indices."""
-    if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
+    """Refuse targets that are no class indices: whole numbers of any type, booleans (0 and 1) included.
+
+    Floating-point targets are looked at, which waits for a device.
+    """
+    if targets.is_complex():
         raise ValueError(f"targets must be integer class indices, got {targets.dtype}.")
+    if targets.is_floating_point() and not bool((targets.isfinite() & (targets == targets.trunc())).all()):
+        wrong = targets[~targets.isfinite() | (targets != targets.trunc())]
+        raise ValueError(
+            f"targets must be integer class indices, got {targets.dtype} with {wrong.flatten()[:5].tolist()}. "
+            "Pass class indices; soft labels have none."
+        )
 
 
 def check_range(y: Tensor, num_classes: int) -> None:
@@ -57,7 +68,7 @@ def check_range(y: Tensor, num_classes: int) -> None:
 
 def in_slices(x: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """The batch in slices of bounded size; whole on other devices than the CPU, where each slice costs launches."""
-    rows = max(_SLICE_ROWS, _SLICE_BYTES // max(1, x.shape[1] * 4))
+    rows = min(_LARGEST_SLICE, max(_LEAST_SLICE, _SLICE_BYTES // max(1, x.shape[1] * 4)))
     if x.device.type != "cpu" or len(x) <= rows:
         return iter([(x, y)])
     return zip(x.split(rows), y.split(rows), strict=True)

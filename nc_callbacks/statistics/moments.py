@@ -15,6 +15,16 @@ class ClassMoments:
 
     A class without samples has NaN means, traces and coordinate sums; `observed` drops such classes.
 
+    `ClassStatistics` gives means, traces and coordinate sums in float64, covariances too up to 32 MiB, and beyond that
+    in float32 unless the features were float64. They are those of the features as they were given, but for the sums'
+    own rounding, u = 2⁻²³ (2⁻⁵² for float64 features): an entry of a covariance is out by some u √(C_ii C_jj), and
+    by 32 times as much at the worst (equal numbers summed over and over), whatever the common offset and the number of
+    samples. The features carry their own rounding,
+    ε = `precision` of their size, which weighs more: with h the root mean square of ‖x‖ and η = ε h / 2, the means (in
+    their mean square over samples) are out by at most η from those of features in exact arithmetic, and Σ_W by
+    2 η √(tr Σ_W) + η² in the trace norm and so in the others (x + e with mean ‖e‖² ≤ η²). Layers before may have
+    multiplied ε by a few.
+
     Example:
         >>> from nc_callbacks import ClassStatistics
         >>> statistics = ClassStatistics(num_classes=2)

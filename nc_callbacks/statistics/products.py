@@ -1,7 +1,7 @@
 """Sums of products of rows with themselves, Σ d_i d_iᵀ: of all rows, and class by class.
 
 The products are symmetric. Only their upper triangle is kept up to date, in strips of rows, which saves up to half of
-the arithmetic; `symmetric` fills in the rest.
+the arithmetic; `mirror` fills in the rest.
 """
 
 from __future__ import annotations
@@ -10,9 +10,18 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from nc_callbacks.statistics.precision import wide_dtype
+
 _STRIPS = 8
 _LEAST_STRIP = 128
 """Rows of a strip of the products: narrower ones are slower than the whole product (measured on a CPU)."""
+
+_FEW_FEATURES = 16
+_ROWS_TOGETHER = 256
+"""Rows whose products are summed by themselves where there are so few features.
+
+There the products of BLAS add one row after another to a single number; with more features it works in blocks as well.
+"""
 
 _BLOCK_ROWS = 64
 """Rows of one class that are multiplied together where the host does not know the classes' counts."""
@@ -21,14 +30,20 @@ _BLOCK_BYTES = 64 * 2**20
 """Bound on the temporary memory of those products."""
 
 
-def symmetric(products: Float[Tensor, "*k p p"]) -> Float[Tensor, "*k p p"]:
-    """The matrices whose upper triangles these are."""
-    return products.triu() + products.triu(1).mT
+def mirror(products: Float[Tensor, "*k p p"]) -> Float[Tensor, "*k p p"]:
+    """Set the lower triangles to the upper ones, and give the matrices back."""
+    return products.triu_().add_(products.triu(1).mT)
 
 
 def add_products(products: Float[Tensor, "p p"], d: Float[Tensor, "n p"]) -> None:
     """Add dᵀd to the upper triangle of `products`."""
     p = d.shape[1]
+    if p < _FEW_FEATURES and d.shape[0] > _ROWS_TOGETHER:
+        whole = d.shape[0] // _ROWS_TOGETHER * _ROWS_TOGETHER
+        blocks = d[:whole].view(-1, _ROWS_TOGETHER, p)
+        rest = d[whole:]
+        products.add_(torch.bmm(blocks.mT, blocks).sum(0, dtype=wide_dtype(d.device)).add_(rest.T @ rest))
+        return
     # Elsewhere than on a CPU one launch is worth more than the arithmetic.
     step = max(_LEAST_STRIP, p // _STRIPS) if d.device.type == "cpu" else p
     if step >= p:

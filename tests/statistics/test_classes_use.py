@@ -306,8 +306,11 @@ def test_wrong_arguments_raise(kwargs: dict[str, Any], match: str) -> None:
     [
         (torch.zeros(2, 4), torch.tensor([0, 3]), r"targets must lie in 0…2 \(num_classes=3\), got \[3\]"),
         (torch.zeros(2, 4), torch.tensor([-1, 0]), r"targets must lie in 0…2 \(num_classes=3\), got \[-1\]"),
-        (torch.zeros(2, 4), torch.tensor([0.0, 1.0]), "targets must be integer .* got torch.float32"),
-        (torch.zeros(2, 4), torch.tensor([True, False]), "targets must be integer .* got torch.bool"),
+        (torch.zeros(2, 4), torch.tensor([0.5, 1.0]), r"targets must be integer .* got torch.float32 with \[0.5\]"),
+        (torch.zeros(2, 4), torch.tensor([0.0, torch.nan]), "targets must be integer .* with .nan"),
+        (torch.zeros(2, 4), torch.tensor([0.0, torch.inf]), "targets must be integer .* with .inf"),
+        (torch.zeros(2, 4), torch.tensor([0.0, 3.0]), r"targets must lie in 0…2 \(num_classes=3\), got \[3\]"),
+        (torch.zeros(2, 4), torch.tensor([0j, 1]), "targets must be integer .* got torch.complex64"),
         (torch.zeros(2, 4, dtype=torch.long), torch.tensor([0, 1]), "features must be floating point"),
         (torch.zeros(3, 4), torch.tensor([0, 1]), r"same length.* got \(3, 4\) and \(2,\)"),
         (torch.zeros(2, 3, 4), torch.zeros(3, 2, dtype=torch.long), r"same length.* got \(2, 3, 4\) and \(3, 2\)"),

@@ -28,14 +28,14 @@ def test_products_of_all_rows(p: int, dtype: torch.dtype, rtol: float) -> None:
     for part in x.split(100):
         products.add_products(total, part)
     h = x.double().numpy()
-    np.testing.assert_allclose(products.symmetric(total), h.T @ h, atol=rtol * len(h))
+    np.testing.assert_allclose(products.mirror(total), h.T @ h, atol=rtol * len(h))
 
 
 def test_only_the_upper_triangle_of_wide_products_is_worked_on() -> None:
     total = torch.zeros(300, 300)
     products.add_products(total, torch.ones(2, 300))
     assert total[128:, :128].eq(0).all()
-    assert products.symmetric(total).eq(2).all()
+    assert products.mirror(total).eq(2).all()
 
 
 @pytest.mark.parametrize("add", [products._add_by_class, products._add_by_blocks])
@@ -55,4 +55,4 @@ def test_products_class_by_class(
         add(total, rows, classes)
     h = x.double().numpy()
     expected = np.stack([h[y == c].T @ h[y == c] for c in range(len(COUNTS))])
-    np.testing.assert_allclose(products.symmetric(total), expected, atol=rtol * len(h))
+    np.testing.assert_allclose(products.mirror(total), expected, atol=rtol * len(h))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -12,7 +10,7 @@ _ROWS = 4096
 """Rows wait up to this size, which stays in a CPU's cache, or this number."""
 
 
-class WaitingRows:
+class PendingRows:
     """Rows and their classes in memory that is kept."""
 
     def __init__(self) -> None:
@@ -21,7 +19,7 @@ class WaitingRows:
         self._classes = torch.empty(0, dtype=torch.long)
 
     def room(self, like: Tensor, at_least: int) -> int:
-        """How many rows as wide as those of a tensor may wait."""
+        """The number of rows as wide as those of a tensor that may wait."""
         return max(at_least, min(_ROWS, _BYTES // max(1, like.shape[1] * like.element_size())))
 
     def add(self, x: Tensor, y: Tensor, room: int, dtype: torch.dtype) -> None:
@@ -38,32 +36,3 @@ class WaitingRows:
         """The rows and classes that wait, valid until `add`; none wait afterwards."""
         count, self.count = self.count, 0
         return self._rows[:count], self._classes[:count]
-
-
-class Noted:
-    """The coarsest precision of the features so far, a state of a metric.
-
-    The types that it covers are remembered, so that a batch of a type seen before costs nothing.
-    """
-
-    def __get__(self, metric: Any, owner: type | None = None) -> Tensor:
-        return metric.__dict__["_precision"]
-
-    def __set__(self, metric: Any, value: Tensor) -> None:
-        metric.__dict__["_precision"] = value
-        metric.__dict__["_noted"] = None
-
-
-class Settled:
-    """A state of a metric that holds the rows that wait whenever it is read or replaced."""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = f"_{name}"
-
-    def __get__(self, metric: Any, owner: type | None = None) -> Tensor:
-        metric.settle()
-        return metric.__dict__[self.name]
-
-    def __set__(self, metric: Any, value: Tensor) -> None:
-        metric.settle()
-        metric.__dict__[self.name] = value

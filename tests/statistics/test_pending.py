@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from nc_callbacks.functional import nc1
-from nc_callbacks.statistics import ClassStatistics, waiting
+from nc_callbacks.statistics import ClassStatistics, pending
 from tests import reference
 from tests.statistics.common import COVARIANCES, assert_moments, dataset, gathered
 
@@ -20,8 +20,8 @@ SIZES = [3, 1, 20, 0, 9, 40, 2, 21]
 
 @pytest.fixture(params=[1, 8, 1024])
 def rows_that_wait(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr(waiting, "_ROWS", request.param)
-    monkeypatch.setattr("nc_callbacks.statistics.classes._ROWS_PER_CLASS", request.param)
+    monkeypatch.setattr(pending, "_ROWS", request.param)
+    monkeypatch.setattr("nc_callbacks.statistics.adding._ROWS_PER_CLASS", request.param)
     return request.param
 
 
@@ -69,8 +69,8 @@ def test_what_waits_is_bounded() -> None:
     metric = ClassStatistics(3, covariance="none")
     for _ in range(50):
         metric.update(torch.randn(100, 1000), torch.zeros(100, dtype=torch.long))
-        assert metric._waiting._rows.nbytes <= 2**20
-    assert len(metric.__getstate__()["_waiting"]._rows) == 0
+        assert metric._pending._rows.nbytes <= 2**20
+    assert len(metric.__getstate__()["_pending"]._rows) == 0
 
 
 @pytest.mark.parametrize("exponent", [-1, -7, -13])
