@@ -1,6 +1,6 @@
-"""Callbacks that make a run fail: on one rank, or where another run does not start beside it."""
+"""Callbacks that make a run fail on one rank, or wait until another run trains beside it."""
 
-import time
+import os
 from pathlib import Path
 
 from lightning.pytorch import Callback
@@ -15,16 +15,19 @@ class FailOnRank(Callback):
             raise ArithmeticError(f"rank {self.rank} gave up,\nas it was told")
 
 
-class FailAlone(Callback):
-    def __init__(self, sweep, runs, patience=120):
-        self.sweep = Path(sweep)
-        self.runs = runs
-        self.patience = patience
+class WaitForAnother(Callback):
+    """Of two runs, neither goes on before the other has come as far."""
+
+    def __init__(self, pipe):
+        self.pipe = Path(pipe)
 
     def on_fit_start(self, trainer, pl_module):
-        (self.sweep / f"{Path(trainer.default_root_dir).name}.training").touch()
-        deadline = time.monotonic() + self.patience
-        while len(list(self.sweep.glob("*.training"))) < self.runs:
-            if time.monotonic() > deadline:
-                raise TimeoutError("no other run trains at the same time")
-            time.sleep(0.1)
+        if not trainer.is_global_zero:
+            return
+        try:
+            os.mkfifo(self.pipe)
+        except FileExistsError:
+            self.pipe.open("wb").close()
+        else:
+            # Opens when a writer does.
+            self.pipe.open("rb").close()

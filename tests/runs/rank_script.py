@@ -3,10 +3,10 @@
 import json
 import os
 import signal
-import time
 from pathlib import Path
 
 import hydra
+import torch.distributed as dist
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
@@ -20,17 +20,17 @@ def main(config):
     folder = HydraConfig.get().runtime.output_dir
     note = {"config": OmegaConf.to_container(config), "folder": folder, "pid": os.getpid()}
     note["name"] = HydraConfig.get().job.name
-    part = Path(folder, f"{rank}.part")
-    part.write_text(json.dumps(note | {"world_size": os.environ["WORLD_SIZE"]}))
-    part.rename(Path(folder, f"{rank}.json"))
-    while not Path(folder, "0.json").is_file():
-        time.sleep(0.1)
+    Path(folder, f"{rank}.json").write_text(json.dumps(note | {"world_size": os.environ["WORLD_SIZE"]}))
+    dist.init_process_group("gloo")
+    dist.barrier()
+    print("All are there.", flush=True)
     if rank == "1" and config.do == "raise":
         raise ArithmeticError("rank 1 gave up")
     if rank == "1" and config.do == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     if config.do != "end":
-        time.sleep(600)
+        signal.pause()
+    dist.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -116,7 +115,7 @@ def test_when_one_process_fails_the_others_end(do, error, trace, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_processes_end_with_the_one_that_started_them(number, tmp_path):
-    OmegaConf.save(config("sleep"), tmp_path / "given.yaml")
+    OmegaConf.save(config("wait"), tmp_path / "given.yaml")
     code = (
         # A shell's background jobs ignore SIGINT, and so would what is started from them.
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
@@ -124,15 +123,14 @@ def test_processes_end_with_the_one_that_started_them(number, tmp_path):
         "from nc_callbacks.runs.start import Start\n"
         f"run_processes(OmegaConf.load('{tmp_path}/given.yaml'), 2, {START!r}, '{tmp_path}', 'mine')"
     )
-    parent = subprocess.Popen([sys.executable, "-c", code])
-    deadline = time.monotonic() + 120
-    while len(notes(tmp_path)) < 2 and time.monotonic() < deadline:
-        time.sleep(0.1)
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert any("All are there." in line for line in parent.stdout)
     pids = [note["pid"] for note in notes(tmp_path).values()]
     assert [is_alive(pid) for pid in pids] == [True, True]
     try:
         parent.send_signal(number)
-        assert parent.wait(timeout=60) != 0
+        parent.communicate(timeout=300)
+        assert parent.returncode != 0
         assert [is_alive(pid) for pid in pids] == [False, False]
     finally:
         # Where the test fails.

@@ -6,14 +6,16 @@ import json
 import os
 import subprocess
 import sys
-import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
+from select import select
 
 import pytest
 from hydra import compose, initialize_config_dir
 
-ROOT = Path(__file__).parents[2]
+from tests.processes import ROOT, python
+
 QUICK = [
     "model=mlp",
     "trainer.max_epochs=2",
@@ -23,8 +25,6 @@ QUICK = [
 ]
 FAIL = "+callbacks.fail._target_=tests.runs.failing.FailOnRank"
 
-pytestmark = pytest.mark.slow
-
 
 def run(cwd, *arguments, start=(sys.executable,)):
     """Runs the training script, and sees to it that no process of it is left."""
@@ -32,21 +32,22 @@ def run(cwd, *arguments, start=(sys.executable,)):
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path, "STARTED_BY": mark}
     command = [*start, str(ROOT / "train.py"), *arguments]
-    ended = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment)
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=600)
     # A worker of joblib ends a moment after the process that it works for.
-    deadline = time.monotonic() + 10
-    while left_over(mark) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert left_over(mark) == []
+    for number in left_over(mark):
+        with suppress(ProcessLookupError), os.fdopen(os.pidfd_open(number)) as process:
+            select([process], [], [], 300)
+    assert left_over(mark) == {}
     return ended
 
 
 def left_over(mark):
-    found = []
+    """Commands by process, of those started with the mark."""
+    found = {}
     for process in Path("/proc").glob("[0-9]*"):
         try:
             if mark.encode() in (process / "environ").read_bytes():
-                found.append((process / "cmdline").read_bytes().replace(b"\0", b" "))
+                found[int(process.name)] = (process / "cmdline").read_bytes().replace(b"\0", b" ")
         except OSError:
             continue
     return found
@@ -77,6 +78,7 @@ def processes_sweep(tmp_path_factory):
     return folder, given, run(folder, *given, f"hydra.sweep.dir={folder / 'sweep'}")
 
 
+@pytest.mark.slow
 def test_a_failing_process_ends_its_job_and_no_other(processes_sweep):
     folder, _, ended = processes_sweep
     assert ended.returncode == 1
@@ -92,6 +94,7 @@ def test_a_failing_process_ends_its_job_and_no_other(processes_sweep):
     assert "rank 1 gave up" in (folder / "0" / "train.log").read_text()
 
 
+@pytest.mark.slow
 def test_each_job_ran_once_in_its_folder(processes_sweep):
     folder = processes_sweep[0] / "sweep"
     assert files(folder / "1") == sorted(RUN_FILES)
@@ -104,6 +107,7 @@ def test_each_job_ran_once_in_its_folder(processes_sweep):
     assert [row["epoch"] for row in looks] == ["0", "1"]
 
 
+@pytest.mark.slow
 def test_a_job_of_a_sweep_is_the_same_alone_and_under_torchrun(processes_sweep, tmp_path):
     swept = metrics(processes_sweep[0] / "sweep" / "1")
     alone = run(tmp_path, "trainer=ddp_cpu", *QUICK, f"hydra.run.dir={tmp_path / 'alone'}")
@@ -119,6 +123,7 @@ def test_a_job_of_a_sweep_is_the_same_alone_and_under_torchrun(processes_sweep, 
     assert metrics(folder) == pytest.approx(swept, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_resume(processes_sweep):
     folder, given, _ = processes_sweep
     folder /= "sweep"
@@ -142,12 +147,13 @@ def test_resume(processes_sweep):
 
 
 def test_resume_is_for_sweeps(tmp_path):
-    refused = run(tmp_path, *QUICK, "trainer=cpu", "resume=true")
+    refused = python(ROOT / "train.py", *QUICK, "trainer=cpu", "resume=true", folder=tmp_path)
     assert refused.returncode == 1
     assert "expected --multirun" in refused.stderr
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_torchrun_refuses_a_sweep(tmp_path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     refused = run(tmp_path, "-m", "trainer=ddp_cpu", *QUICK, "seed=0,1", start=torchrun)
@@ -156,14 +162,15 @@ def test_torchrun_refuses_a_sweep(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_side_by_side(tmp_path):
     if importlib.util.find_spec("hydra_plugins.hydra_joblib_launcher") is None:
         pytest.skip("needs hydra-joblib-launcher")
     sweep = tmp_path / "sweep"
     launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", f"hydra.sweep.dir={sweep}"]
     # Each run waits, as it starts to train, for the other one.
-    wait = ["+callbacks.wait._target_=tests.runs.failing.FailAlone", "+callbacks.wait.runs=2"]
-    ended = run(tmp_path, "-m", *launcher, "trainer=cpu,ddp_cpu", *QUICK, *wait, f"+callbacks.wait.sweep={sweep}")
+    wait = ["+callbacks.wait._target_=tests.runs.failing.WaitForAnother", f"+callbacks.wait.pipe={tmp_path / 'pipe'}"]
+    ended = run(tmp_path, "-m", *launcher, "trainer=cpu,ddp_cpu", *QUICK, *wait)
     assert ended.returncode == 0, ended.stderr
     assert [row["status"] for row in rows(sweep)] == ["finished"] * 2
     for number in "01":
@@ -181,6 +188,7 @@ def test_launchers_compose(launcher):
     assert config.hydra.launcher._target_.endswith(target[launcher])
 
 
+@pytest.mark.slow
 def test_submitit_launches_here(tmp_path):
     if importlib.util.find_spec("hydra_plugins.hydra_submitit_launcher") is None:
         pytest.skip("needs hydra-submitit-launcher")
