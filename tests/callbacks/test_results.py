@@ -10,6 +10,7 @@ import torch
 from nc_callbacks import NeuralCollapse
 from nc_callbacks.callbacks.mailbox import Mailbox
 from tests.callbacks.common import Classifier, loader, trainer
+from tests.processes import python
 
 SEND = """
 import pickle, sys
@@ -24,9 +25,8 @@ def test_a_copy_in_another_process_leaves_what_it_has_found(tmp_path):
     mailbox.send({"latest": {}})
     assert mailbox.take() is None, "nothing is left for oneself"
     (tmp_path / "mailbox").write_bytes(pickle.dumps(mailbox))
-    done = subprocess.run(
-        [sys.executable, "-c", SEND, tmp_path / "mailbox"], capture_output=True, text=True, check=True
-    )
+    (tmp_path / "send.py").write_text(SEND)
+    done = python(tmp_path / "send.py", tmp_path / "mailbox")
     assert done.stdout.strip() == "None", "the copy takes nothing"
     assert mailbox.take() == {"latest": {"epoch": 3}}
     assert mailbox.take() is None

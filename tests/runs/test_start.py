@@ -17,9 +17,8 @@ from omegaconf import OmegaConf
 from nc_callbacks.experiments.train import main as training
 from nc_callbacks.runs import job as jobs
 from nc_callbacks.runs.start import Start, start_of
+from tests.processes import ROOT, python
 from tests.runs.own_project import make_project
-
-ROOT = Path(__file__).parents[2]
 
 
 def at_the_top(config):
@@ -130,8 +129,7 @@ def run_worker(start, folder, scratch):
     content = {"hydra": {"run": {"dir": str(folder)}, "output_subdir": None}, "word": "given", "resume": False}
     trainer = {"devices": 1, "strategy": "auto"}
     OmegaConf.save({"defaults": ["_self_"], **content, "trainer": trainer}, scratch / "config.yaml")
-    command = [sys.executable, *start.command(scratch)]
-    ended = subprocess.run(command, capture_output=True, text=True, cwd=scratch, env=os.environ | {"RANK": "0"})
+    ended = python(*start.command(scratch), folder=scratch, environment=os.environ | {"RANK": "0"})
     assert ended.returncode == 0, ended.stderr
     return (folder / "rank0.txt").read_text()
 
@@ -150,9 +148,8 @@ def test_a_process_finds_it_from_another_folder(kind, tmp_path):
 def test_error_of_a_function_that_is_not_there(tmp_path):
     scratch, error_file = tmp_path / "scratch", tmp_path / "error.json"
     scratch.mkdir()
-    command = [sys.executable, *Start(module="json", function="no_such").command(scratch)]
-    environment = os.environ | {"TORCHELASTIC_ERROR_FILE": str(error_file)}
-    assert subprocess.run(command, capture_output=True, env=environment).returncode
+    command = Start(module="json", function="no_such").command(scratch)
+    assert python(*command, environment=os.environ | {"TORCHELASTIC_ERROR_FILE": str(error_file)}).returncode
     assert "has no attribute 'no_such'" in json.loads(error_file.read_text())["message"]["message"]
 
 
