@@ -201,10 +201,10 @@ class CentredMeanInit(Callback):
                 head.fit_scale(*sample.read(), ranks.sum)
             # Ranks may round differently, and DDP keeps whatever difference there is.
             weight = trainer.strategy.broadcast(head.weight.cpu())
-            with unsharded(model, writeback=True):
-                _set(tap.module.weight, weight)  # type: ignore[arg-type]
-                if isinstance(bias := getattr(tap.module, "bias", None), Tensor):
-                    bias.zero_()
+        with torch.no_grad(), unsharded(model, writeback=True):
+            _set(tap.module.weight, weight)  # type: ignore[arg-type]
+            if isinstance(bias := getattr(tap.module, "bias", None), Tensor):
+                bias.zero_()
         self.scale = float(head.scale)
         rank_zero_info(f"CentredMeanInit: {name!r} starts at the centred class means times {self.scale:.4g}.")
 

@@ -2,75 +2,32 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
-    Dataset,
     DistributedSampler,
     IterableDataset,
-    RandomSampler,
-    Sampler,
-    SequentialSampler,
-    SubsetRandomSampler,
     TensorDataset,
-    WeightedRandomSampler,
     default_collate,
 )
+from torch.utils.data.dataloader import _BaseDataLoaderIter, _MultiProcessingDataLoaderIter
 
-_WHOLE_DATASET = (SequentialSampler, RandomSampler, WeightedRandomSampler, DistributedSampler)
-"""Samplers over a whole dataset: a look takes each sample once."""
+from nc_callbacks.data.handles import is_without_state
+from nc_callbacks.data.isolated import Isolated
+from nc_callbacks.data.samples import GivenBatches, RankBatches, batches_of
 
-_BATCH_SIZE = 128
-"""For a batch sampler that does not say its batch size."""
-
-
-class RankBatches(Sampler[list[int]]):
-    """Batches of one rank's share of the indices, in order and without repeats.
-
-    All ranks have the same number of batches, so that sharded models never wait for one another; batches from number
-    `counted` on are surplus.
-
-    Args:
-        indices: All indices, in order.
-        batch_size: Samples a batch.
-        rank: This process.
-        world_size: Number of processes.
-        limit: Samples a process at most.
-    """
-
-    def __init__(
-        self,
-        indices: Sequence[int],
-        batch_size: int,
-        rank: int = 0,
-        world_size: int = 1,
-        limit: float = math.inf,
-    ) -> None:
-        self.indices, self.batch_size = indices, batch_size
-        most = int(min(limit, math.ceil(len(indices) / world_size)))
-        self.own = indices[rank::world_size][:most]
-        self.counted = math.ceil(len(self.own) / batch_size)
-        self.total = math.ceil(most / batch_size)
-
-    def __len__(self) -> int:
-        return self.total
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return map(self.indices_of, range(self.total))
-
-    def indices_of(self, batch: int) -> list[int]:
-        """Indices in the dataset of the samples of a batch."""
-        if batch >= self.counted:
-            return [self.indices[0]]
-        return list(self.own[batch * self.batch_size : (batch + 1) * self.batch_size])
+_MACHINERY = ("__iter__", "_get_iterator", "_index_sampler", "_auto_collation", "__len__")
+"""Methods of a `DataLoader` that decide what batches it gives."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +35,7 @@ class TensorBatches:
     """Whole batches of a `TensorDataset` at once, much faster than row by row, and equal."""
 
     dataset: TensorDataset
-    batches: RankBatches
+    batches: RankBatches | GivenBatches
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -93,7 +50,7 @@ class OwnLoader:
 
     loader: Any
     """Gives this rank's batches."""
-    batches: RankBatches | None = None
+    batches: RankBatches | GivenBatches | None = None
     """What it goes through, where the data has indices; otherwise every batch counts."""
     limit: float = math.inf
     """Batches at most."""
@@ -130,7 +87,7 @@ def _holds_loaders(part: Any) -> bool:
         return all(map(_holds_loaders, part.values()))
     if isinstance(part, list | tuple):
         return all(map(_holds_loaders, part))
-    return hasattr(part, "__iter__") and not isinstance(part, Tensor | str)
+    return hasattr(part, "__iter__") and not isinstance(part, Tensor | np.ndarray | str)
 
 
 def own_loaders(
@@ -141,11 +98,14 @@ def own_loaders(
     divide_batch: int = 1,
     limit: float = math.inf,
     warn: Callable[[str], None] = rank_zero_warn,
+    stream_limit: float | None = math.inf,
 ) -> list[OwnLoader]:
     """Loaders over the same data as `loader`, sequential and with their own generators: one, or one for each of many.
 
-    Same dataset, collate function, batch size and workers. A `SubsetRandomSampler` keeps its subset. A loader over an
-    `IterableDataset` is made again with the same settings; anything that is no `DataLoader` is iterated as it is.
+    Same dataset, collate function, batch size and workers; which samples, see `nc_callbacks.data.samples.batches_of`. A
+    `DataLoader` with machinery of its own (an overridden `__iter__`) runs it, over these batches. A stream (an
+    `IterableDataset`, anything that is no `DataLoader`) is gone through as it is, to the end that its length or
+    training gives it. Data that may change when it is read is read in a process of its own where that can be.
 
     Args:
         loader: The user's loader, or a collection of loaders, which are gone through one after the other.
@@ -155,13 +115,16 @@ def own_loaders(
         divide_batch: Make batches so many times smaller.
         limit: Batches of the user's size at most, a loader.
         warn: Called with what a user has to know.
+        stream_limit: Batches at most of a stream, whose end training sets; None where nothing is known to.
 
     Raises:
-        ValueError: A loader is empty, or an iterator that can be gone through only once.
+        ValueError: A loader is empty, an iterator that can be gone through only once, a stream without a known end, or
+            one whose worker processes serve training.
     """
+    settings = _Settings(rank, world_size, workers, divide_batch, limit, warn, stream_limit)
     first_index, loaders = 0, []
     for single in single_loaders(loader):
-        own = _own_loader(single, rank, world_size, workers, divide_batch, limit, warn, first_index)
+        own = _own_loader(single, settings, first_index)
         loaders.append(own)
         first_index += len(single.dataset) if own.batches is not None else 0
     if not loaders:
@@ -169,16 +132,39 @@ def own_loaders(
     return loaders
 
 
-def _own_loader(
-    loader: Any,
-    rank: int,
-    world_size: int,
-    workers: int | None,
-    divide_batch: int,
-    limit: float,
-    warn: Callable[[str], None],
-    first_index: int,
-) -> OwnLoader:
+@dataclass(frozen=True)
+class _Settings:
+    """Arguments of `own_loaders`."""
+
+    rank: int
+    world_size: int
+    workers: int | None
+    divide_batch: int
+    limit: float
+    warn: Callable[[str], None]
+    stream_limit: float | None
+
+    def batches_of(self, loader: DataLoader) -> RankBatches | GivenBatches:
+        return batches_of(loader, self.rank, self.world_size, self.divide_batch, self.limit, self.warn)
+
+    def limit_of(self, stream: Any) -> float:
+        """Batches at most of a stream.
+
+        Raises:
+            ValueError: Nothing gives it an end.
+        """
+        length = _length(stream)
+        ends = [end for end in (length, self.stream_limit) if end is not None]
+        if not ends and self.limit == math.inf:
+            raise ValueError(
+                f"Expected data with an end, got the stream {type(getattr(stream, 'dataset', stream)).__name__} without "
+                "a length, and no epoch of training has shown how many batches it takes. Give it a __len__, or the "
+                "trainer limit_train_batches=... or max_steps=...."
+            )
+        return min(self.limit, *ends) if ends else self.limit
+
+
+def _own_loader(loader: Any, settings: _Settings, first_index: int) -> OwnLoader:
     if not isinstance(loader, DataLoader):
         if hasattr(loader, "__next__"):
             raise ValueError(
@@ -186,9 +172,43 @@ def _own_loader(
                 "batches a look would take from training. Pass an object whose __iter__ starts anew, such as a "
                 "DataLoader."
             )
-        return OwnLoader(loader, limit=limit)
-    dataset: Dataset = loader.dataset
-    settings: dict[str, Any] = {
+        made = loader if is_without_state(loader) else Isolated(loader)
+        return OwnLoader(made, limit=settings.limit_of(loader))
+    if not _has_torchs_machinery(loader):
+        return _with_own_machinery(loader, settings)
+    if isinstance(loader.dataset, IterableDataset):
+        size = loader.batch_size and max(1, loader.batch_size // settings.divide_batch)
+        # In smaller batches, what the last ones would drop is not what training drops.
+        drop_last = loader.drop_last and size == loader.batch_size
+        made = DataLoader(loader.dataset, batch_size=size, drop_last=drop_last, **_kept(loader, settings.workers))
+        limit = settings.limit_of(loader) * (loader.batch_size / size if loader.batch_size and size else 1)
+        return OwnLoader(made if made.num_workers else Isolated(made), limit=limit)
+    batches = settings.batches_of(loader)
+    return OwnLoader(_sequential(loader, batches, settings.workers), batches, first_index=first_index)
+
+
+def _sequential(loader: DataLoader, batches: RankBatches | GivenBatches, workers: int | None) -> Any:
+    """A loader of torch's own machinery that gives these batches."""
+    dataset, known = loader.dataset, loader.collate_fn is default_collate and is_without_state(loader.dataset)
+    batched = loader.batch_sampler is not None
+    if batched and type(dataset) is TensorDataset and known and not loader.pin_memory:
+        return TensorBatches(dataset, batches)
+    made: DataLoader
+    if batched:
+        made = DataLoader(dataset, batch_sampler=batches, **_kept(loader, workers))
+    else:
+        made = DataLoader(dataset, batch_size=None, sampler=_items(loader, batches), **_kept(loader, workers))
+    return made if made.num_workers or known else Isolated(made)
+
+
+def _items(loader: DataLoader, batches: RankBatches | GivenBatches) -> Any:
+    """What a dataset that gives whole batches is asked for: lists of indices, or one index each."""
+    return batches if isinstance(loader.sampler, BatchSampler) else [batch[0] for batch in batches]
+
+
+def _kept(loader: DataLoader, workers: int | None) -> dict[str, Any]:
+    """Settings of a loader that one's own has too."""
+    kept: dict[str, Any] = {
         "collate_fn": loader.collate_fn,
         "num_workers": loader.num_workers if workers is None else workers,
         "pin_memory": loader.pin_memory,
@@ -196,51 +216,47 @@ def _own_loader(
         "worker_init_fn": loader.worker_init_fn,
         "generator": torch.Generator().manual_seed(0),
     }
-    if settings["num_workers"]:
-        settings |= {"multiprocessing_context": loader.multiprocessing_context}
-        settings |= {"prefetch_factor": loader.prefetch_factor}
-    if isinstance(dataset, IterableDataset):
-        if loader.batch_size is None:
-            return OwnLoader(DataLoader(dataset, batch_size=None, **settings), limit=limit)
-        size = max(1, loader.batch_size // divide_batch)
-        limit = limit * loader.batch_size / size
-        return OwnLoader(DataLoader(dataset, batch_size=size, drop_last=False, **settings), limit=limit)
-    indices = _indices(loader, warn)
-    if not len(indices):
-        raise ValueError(f"The loader is empty: its {type(dataset).__name__} has no samples.")
-    batched = loader.batch_size is not None or loader.batch_sampler is not None
-    batch_size = loader.batch_size or getattr(loader.batch_sampler, "batch_size", None)
-    batch_size = batch_size or (_BATCH_SIZE if batched else 1)
-    batches = RankBatches(indices, max(1, batch_size // divide_batch), rank, world_size, limit * batch_size)
-    made: Any
-    if batched and type(dataset) is TensorDataset and loader.collate_fn is default_collate and not loader.pin_memory:
-        made = TensorBatches(dataset, batches)
-    elif batched:
-        made = DataLoader(dataset, batch_sampler=batches, **settings)
-    else:
-        made = DataLoader(dataset, batch_size=None, sampler=[batch[0] for batch in batches], **settings)
-    return OwnLoader(made, batches, first_index=first_index)
+    if kept["num_workers"]:
+        kept |= {"multiprocessing_context": loader.multiprocessing_context, "prefetch_factor": loader.prefetch_factor}
+    return kept
 
 
-def _indices(loader: DataLoader, warn: Callable[[str], None]) -> Sequence[int]:
-    """The samples that a loader over a map-style dataset goes through, each once and in order."""
-    sampler, size = _unwrapped(loader.sampler), len(loader.dataset)  # type: ignore[arg-type]
-    if isinstance(sampler, SubsetRandomSampler):
-        return sorted(sampler.indices)
-    # A batch sampler of one's own comes with a sequential sampler that it need not follow.
-    batch_sampler_known = loader.batch_sampler is None or type(loader.batch_sampler) is BatchSampler
-    if not (isinstance(sampler, _WHOLE_DATASET) and batch_sampler_known):
-        unknown = loader.batch_sampler if isinstance(sampler, _WHOLE_DATASET) else sampler
-        warn(
-            f"{type(unknown).__name__} is not known to neural-collapse looks, which go through all {size} samples of "
-            f"the {type(loader.dataset).__name__} once. If it leaves samples out, train on a Subset."
+def _has_torchs_machinery(loader: DataLoader) -> bool:
+    definers = [next(kind for kind in type(loader).__mro__ if name in vars(kind)) for name in _MACHINERY]
+    return all(kind.__module__.partition(".")[0] in ("torch", "torchdata") for kind in definers)
+
+
+def _with_own_machinery(loader: DataLoader, settings: _Settings) -> OwnLoader:
+    """A loader that overrides how batches come about: a copy of it, over one's own batches."""
+    running = [value for name, value in vars(loader).items() if isinstance(value, _BaseDataLoaderIter)]
+    if any(isinstance(value, _MultiProcessingDataLoaderIter) for value in running if value is not loader._iterator):
+        raise ValueError(
+            f"Expected a loader whose batches can be read beside training, got a {type(loader).__name__} that keeps "
+            "its worker processes in an iterator of its own, whose batches a look would take from training. Pass a "
+            "DataLoader; persistent_workers=True keeps its workers too."
         )
-    return range(size)
+    if any(value is not loader._iterator for value in running):
+        return OwnLoader(Isolated(loader), limit=settings.limit_of(loader))
+    own = copy.copy(loader)
+    changed: dict[str, Any] = {"_iterator": None, "pin_memory": False, "persistent_workers": False}
+    changed |= {"generator": torch.Generator().manual_seed(0)}
+    if isinstance(loader.dataset, IterableDataset):
+        limit = settings.limit_of(loader)
+    else:
+        batches = settings.batches_of(loader)
+        changed |= {"sampler": _items(loader, batches)} if loader.batch_sampler is None else {"batch_sampler": batches}
+        # A length of its own ends an epoch of training too.
+        limit = settings.limit_of(loader) if type(loader).__len__ is not DataLoader.__len__ else math.inf
+    # A DataLoader refuses to have them set.
+    vars(own).update(changed)
+    return OwnLoader(Isolated(own), limit=limit)
 
 
-def _unwrapped(sampler: Any) -> Any:
-    """The user's sampler, which Lightning wraps under DDP so that ranks share it."""
-    return getattr(getattr(sampler, "dataset", None), "_sampler", sampler)
+def _length(stream: Any) -> int | None:
+    try:
+        return len(stream)
+    except (TypeError, NotImplementedError, AttributeError):
+        return None
 
 
 def distinct_samples(loader: Any, batch: int, size: int, rank: int, world_size: int) -> int | None:

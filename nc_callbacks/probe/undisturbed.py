@@ -11,23 +11,26 @@ import numpy as np
 import torch
 from torch import nn
 
+from nc_callbacks.state.settings import global_settings, put_back_settings
+from nc_callbacks.state.snapshot import Snapshot
+
 
 @contextmanager
 def undisturbed(model: nn.Module, seed: int = 0) -> Iterator[None]:
     """Run the model in eval mode, without gradients, eagerly, and leave no trace of it.
 
-    Afterwards the train/eval flag of every submodule, every buffer and the random states (Python, NumPy, torch, each
-    CUDA device) are what they were before, also after an exception. Inside, random numbers start from `seed`, so that
-    random augmentation draws the same each time.
+    Afterwards everything that can be reached from the model is what it was before, also after an exception: parameters,
+    buffers, the train/eval flags and all other attributes of every submodule, with the generators, tensors, collections
+    and objects in them (see `nc_callbacks.state.snapshot.Snapshot`); what the model made or registered when it ran is
+    gone again. So are the random states (Python, NumPy, torch, each CUDA device) and torch's global settings. Inside,
+    random numbers start from `seed`, so that random augmentation draws the same each time.
 
     Args:
         model: The model to run.
         seed: Seed of the random numbers drawn inside.
     """
-    modules = list(model.modules())
-    flags = [(module, module.training) for module in modules]
-    buffers = [(module, dict(module._buffers.items())) for module in modules]
-    values = [(buffer, buffer.clone()) for _, held in buffers for buffer in held.values() if buffer is not None]
+    flags = [(module, module.training) for module in model.modules()]
+    settings = global_settings()
     python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002 - the global state is meant
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     with ExitStack() as stack:
@@ -36,6 +39,7 @@ def undisturbed(model: nn.Module, seed: int = 0) -> Iterator[None]:
         if "torch._dynamo" in sys.modules:
             # Hooks never fire inside compiled code.
             stack.enter_context(torch.compiler.set_stance("force_eager"))
+        snapshot = Snapshot(model)
         try:
             random.seed(seed)
             np.random.seed(seed)  # noqa: NPY002
@@ -46,15 +50,9 @@ def undisturbed(model: nn.Module, seed: int = 0) -> Iterator[None]:
             model.eval()
             yield
         finally:
-            random.setstate(python_state)
-            np.random.set_state(numpy_state)  # noqa: NPY002
+            snapshot.put_back()
             for module, training in flags:
                 module.training = training
-            for buffer, value in values:
-                buffer.copy_(value)
-            for module, held in buffers:
-                if isinstance(module, torch.jit.ScriptModule):
-                    # It neither gains nor loses buffers.
-                    continue
-                module._buffers.clear()
-                module._buffers.update(held)
+            put_back_settings(settings)
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)  # noqa: NPY002

@@ -352,7 +352,7 @@ class TestWalk:
             data[0]
         assert data.reads == 0
 
-    def test_trainers_and_modules_are_not_entered(self):
+    def test_trainers_and_models_are_not_entered(self):
         class Model(L.LightningModule):
             def __init__(self):
                 super().__init__()
@@ -376,7 +376,7 @@ class TestWalk:
         data = Data(read, model=model, module=module, trainer=trainer)
         with preserved(data):
             data[0]
-        assert (model.steps, module.steps, trainer.note) == (1, 1, 1)
+        assert (model.steps, module.steps, trainer.note) == (1, 0, 1)
         assert (model.net.weight == 0).all()
 
     def test_many_roots_and_none(self):
