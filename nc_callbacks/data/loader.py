@@ -156,10 +156,11 @@ class _Settings:
         length = _length(stream)
         ends = [end for end in (length, self.stream_limit) if end is not None]
         if not ends and self.limit == math.inf:
+            name = type(getattr(stream, "dataset", stream)).__name__
             raise ValueError(
-                f"Expected data with an end, got the stream {type(getattr(stream, 'dataset', stream)).__name__} without "
-                "a length, and no epoch of training has shown how many batches it takes. Give it a __len__, or the "
-                "trainer limit_train_batches=... or max_steps=...."
+                f"Expected data with an end, got the stream {name} without a length, and no epoch of training has "
+                "shown how many batches it takes. Give it a __len__, or the trainer limit_train_batches=... or "
+                "max_steps=...."
             )
         return min(self.limit, *ends) if ends else self.limit
 

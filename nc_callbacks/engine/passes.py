@@ -20,7 +20,7 @@ from nc_callbacks.data.preserve import preserved
 from nc_callbacks.distributed import InterruptedPassError
 from nc_callbacks.engine.progress import progress
 from nc_callbacks.engine.request import Source
-from nc_callbacks.engine.trainer import batch_limit, is_a, is_sharded, on_device, place_of, ranks_of
+from nc_callbacks.engine.trainer import batch_limit, is_a, is_sharded, on_device, place_of, ranks_of, stream_limit
 from nc_callbacks.probe import Head, Tap, call_model, check_head, default_batch_fn, undisturbed
 
 _SMALLEST_SHARE = 64
@@ -133,6 +133,7 @@ class Passes:
             divide_batch=self.memory.divide_batch,
             limit=batch_limit(self.trainer, split, loader),
             warn=self.warn,
+            stream_limit=stream_limit(self.trainer, split),
         )
 
     def _steps(self, own: OwnLoader, read: Callable[[Any], tuple[Any, Any]]) -> Iterator[Step]:
@@ -223,9 +224,9 @@ class Passes:
         """Leave no trace: of the model, of random numbers, of the loaders' data, of the trainer's stage."""
         stage = self.trainer.state.stage
         singles = [single for loader in loaders for single in single_loaders(loader)]
-        data = [getattr(single, "dataset", single) for single in singles]
-        functions = [getattr(single, "collate_fn", None) for single in singles]
-        with undisturbed(self.model), preserved(*data, *functions, self.source.batch_fn, self.source.forward_fn):
+        functions = self.source.batch_fn, self.source.forward_fn
+        data = getattr(self.trainer, "datamodule", None)
+        with undisturbed(self.model), preserved(*singles, *functions, data), unlogged(self.model):
             # Hooks such as on_after_batch_transfer augment where trainer.training is set.
             self.trainer.state.stage = type(stage)("validate")  # type: ignore[misc]
             try:
@@ -240,6 +241,23 @@ class _NeedsGradientsError(Exception):
 
 def _start_over() -> None:
     raise _NeedsGradientsError
+
+
+@contextmanager
+def unlogged(model: LightningModule) -> Iterator[None]:
+    """Let nothing that the model logs in its forward pass reach the trainer."""
+    held = {name: vars(model)[name] for name in ("log", "log_dict") if name in vars(model)}
+    vars(model)["log"] = vars(model)["log_dict"] = _nothing
+    try:
+        yield
+    finally:
+        for name in ("log", "log_dict"):
+            vars(model).pop(name, None)
+        vars(model).update(held)
+
+
+def _nothing(*args: Any, **kwargs: Any) -> None:
+    return None
 
 
 def _through(wrapper: Any, model: LightningModule, forward: Callable[[LightningModule, Any], Any], inputs: Any) -> Any:

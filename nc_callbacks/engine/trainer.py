@@ -120,19 +120,51 @@ def batch_limit(trainer: Trainer, split: str, loader: Any) -> float:
         loader: The split's.
     """
     kind = split.partition("/")[0]
-    if kind in ("val", "test"):
-        limit = trainer.limit_val_batches if kind == "val" else trainer.limit_test_batches
-        counted = trainer.num_val_batches if kind == "val" else trainer.num_test_batches
-        if _is_unlimited(limit):
-            return math.inf
-        if place_of(split) < len(counted):
-            return counted[place_of(split)]
-        # The trainer counts them when it first validates.
-        return limit if isinstance(limit, int) else int(len(loader) * limit)
-    # Outside fit the trainer has not counted the training batches.
-    if kind != "train" or trainer.fit_loop._combined_loader is None:
+    if kind not in ("train", "val", "test"):
         return math.inf
-    return math.inf if _is_unlimited(trainer.limit_train_batches) else trainer.num_training_batches
+    limit = getattr(trainer, f"limit_{kind}_batches")
+    if _is_unlimited(limit):
+        return math.inf
+    if kind == "train" and trainer.state.fn == "fit" and trainer.fit_loop._combined_loader is not None:
+        return trainer.num_training_batches
+    # The trainer counts batches when it first validates, and those of training in fit alone.
+    counted = [] if kind == "train" else trainer.num_val_batches if kind == "val" else trainer.num_test_batches
+    if place_of(split) < len(counted):
+        return counted[place_of(split)]
+    return limit if isinstance(limit, int) else int(_longest(loader) * limit)
+
+
+def _longest(loader: Any) -> float:
+    """Batches of a loader, or of the longest of several."""
+    try:
+        return max(map(len, single_loaders(loader)))
+    except (TypeError, NotImplementedError, ValueError):
+        return math.inf
+
+
+def stream_limit(trainer: Trainer, split: str) -> float | None:
+    """Batches that training takes from a stream without a length; None where nothing gives it an end.
+
+    After an epoch these are its batches. Before, `max_steps` bounds them; where `max_epochs` alone ends training, the
+    stream has an end, or training would have none.
+
+    Args:
+        trainer: The trainer.
+        split: What follows the prefix in log keys.
+    """
+    if split != "train":
+        return math.inf
+    if taken := batches_of_epoch(trainer):
+        return taken
+    if trainer.max_steps >= 0:
+        return max(1, trainer.max_steps * trainer.accumulate_grad_batches)
+    timed = any(is_a(callback, "Timer") for callback in trainer.callbacks)  # type: ignore[attr-defined]
+    return None if timed or trainer.max_epochs in (None, -1) else math.inf
+
+
+def batches_of_epoch(trainer: Trainer) -> int:
+    """Training batches of the epoch that has just ended, or runs; 0 before the first."""
+    return trainer.fit_loop.epoch_loop.batch_progress.current.ready
 
 
 def _is_unlimited(limit: int | float | None) -> bool:
