@@ -246,7 +246,7 @@ def _start_over() -> None:
 @contextmanager
 def unlogged(model: LightningModule) -> Iterator[None]:
     """Let nothing that the model logs in its forward pass reach the trainer."""
-    held = {name: vars(model)[name] for name in ("log", "log_dict") if name in vars(model)}
+    held: dict[str, Any] = {name: vars(model)[name] for name in ("log", "log_dict") if name in vars(model)}
     vars(model)["log"] = vars(model)["log_dict"] = _nothing
     try:
         yield

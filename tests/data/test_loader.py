@@ -39,7 +39,7 @@ class TestOwnLoader:
 
     def test_keeps_collate_batch_size_and_order(self):
         data = TensorDataset(torch.arange(5))
-        loader = DataLoader(data, batch_size=2, shuffle=True, drop_last=True, collate_fn=lambda items: len(items))
+        loader = DataLoader(data, batch_size=2, shuffle=True, collate_fn=lambda items: len(items))
         assert list(own(loader).loader) == [2, 2, 1]
         sequential = DataLoader(data, batch_size=2, shuffle=True)
         assert torch.cat([batch[0] for batch in own(sequential).loader]).tolist() == [0, 1, 2, 3, 4]
@@ -68,13 +68,14 @@ class TestOwnLoader:
         loader = DataLoader(TensorDataset(torch.arange(6).view(3, 2)), batch_size=None, shuffle=True)
         assert [batch[0].tolist() for batch in own(loader).loader] == [[0, 1], [2, 3], [4, 5]]
 
-    def test_iterable_dataset_and_plain_iterable(self):
+    @pytest.mark.parametrize(("drop_last", "seen"), [(True, [0, 1, 2, 3]), (False, [0, 1, 2, 3, 4])])
+    def test_iterable_dataset_and_plain_iterable(self, drop_last, seen):
         class Stream(IterableDataset):
             def __iter__(self):
                 return iter(range(5))
 
-        stream = own(DataLoader(Stream(), batch_size=2, drop_last=True))
-        assert torch.cat(list(stream.loader)).tolist() == [0, 1, 2, 3, 4]
+        stream = own(DataLoader(Stream(), batch_size=2, drop_last=drop_last))
+        assert torch.cat(list(stream.loader)).tolist() == seen
         assert stream.counts(10**6)
         assert stream.indices_of(0) is None
         batches = [(torch.zeros(2), torch.zeros(2))]
@@ -86,29 +87,6 @@ class TestOwnLoader:
         loader = DataLoader(loader.dataset, sampler=wrapped, batch_size=2)
         seen = [batch[0] for rank in range(2) for batch in list(own(loader, rank, 2).loader)]
         assert sorted(torch.cat(seen).tolist()) == [2, 5, 7]
-
-    def test_sampler_that_is_not_known_warns(self):
-        class FirstThree(Sampler):
-            def __iter__(self):
-                return iter(range(3))
-
-            def __len__(self):
-                return 3
-
-        data = TensorDataset(torch.arange(9))
-        with pytest.warns(UserWarning, match="FirstThree is not known.*all 9 samples of the TensorDataset"):
-            whole = own(DataLoader(data, sampler=FirstThree(), batch_size=2))
-        assert sum(len(batch[0]) for batch in whole.loader) == 9
-
-    def test_batch_sampler_that_is_not_known_warns(self):
-        class Pairs:
-            def __iter__(self):
-                return iter([[0, 1], [2, 3]])
-
-        data = TensorDataset(torch.arange(9))
-        with pytest.warns(UserWarning, match="Pairs is not known.*all 9 samples of the TensorDataset"):
-            whole = own(DataLoader(data, batch_sampler=Pairs()))
-        assert sum(len(batch[0]) for batch in whole.loader) == 9
 
     def test_smaller_batches(self):
         loader = DataLoader(TensorDataset(torch.arange(9)), batch_size=4)
