@@ -73,6 +73,8 @@ class CollapseCallback(SessionHooks):
             ``"samples"`` (weighted by class sizes).
         ignore_index: Samples (or positions of a sequence) with this target are left out, as `torch.nn.CrossEntropyLoss`
             does; None for none.
+        verify: Compare the state of model, data and random numbers before and after the first look, and say in one
+            warning what has changed.
 
     Attributes:
         latest: Result of the last look: numbers, vectors and matrices by log key, with ``"epoch"`` and ``"step"``.
@@ -109,6 +111,7 @@ class CollapseCallback(SessionHooks):
         pool: Pool = None,
         global_mean: GlobalMean = "classes",
         ignore_index: int | None = -100,
+        verify: bool = False,
     ) -> None:
         check_arguments(layers, every_n_epochs, epochs, splits, mode, figures, pool, global_mean, prefix)
         self.layers, self.splits, self.mode = tuple(layers), tuple(splits), mode
@@ -116,6 +119,7 @@ class CollapseCallback(SessionHooks):
         self.cache_bytes = None if feature_cache is None else parse_bytes(feature_cache)
         self.figures, self.prefix, self.global_mean = figures, prefix, global_mean
         self.given = Source(head, pool, batch_fn, forward_fn, ignore_index, mode == "online")
+        self.verify = verify
         self.start_results()
 
     @property
@@ -164,6 +168,7 @@ class CollapseCallback(SessionHooks):
             cache_bytes=self.cache_bytes,
             names=self.names,
             settings=self.settings,
+            verify=self.verify,
         )
 
     def is_due(self, trainer: Trainer) -> bool:

@@ -54,6 +54,7 @@ class FeatureSpectrum(CollapseCallback):
         pool: Pool = None,
         global_mean: GlobalMean = "classes",
         ignore_index: int | None = -100,
+        verify: bool = False,
         *,
         centred: bool = False,
     ) -> None:
@@ -72,6 +73,7 @@ class FeatureSpectrum(CollapseCallback):
             pool,
             global_mean,
             ignore_index,
+            verify,
         )
         self.centred = centred
 

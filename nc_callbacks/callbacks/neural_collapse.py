@@ -75,6 +75,7 @@ class NeuralCollapse(CollapseCallback):
         pool: Pool = None,
         global_mean: GlobalMean = "classes",
         ignore_index: int | None = -100,
+        verify: bool = False,
         *,
         ood_loader: Any = None,
         mse_weight_decay: float | None = None,
@@ -96,6 +97,7 @@ class NeuralCollapse(CollapseCallback):
             pool,
             global_mean,
             ignore_index,
+            verify,
         )
         self.ood_loader = ood_loader
         self.mse_weight_decay = mse_weight_decay

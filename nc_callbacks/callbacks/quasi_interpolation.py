@@ -76,6 +76,7 @@ class QuasiInterpolation(CollapseCallback):
         pool: Pool = None,
         global_mean: GlobalMean = "classes",
         ignore_index: int | None = -100,
+        verify: bool = False,
         *,
         outputs: Outputs | None = None,
         samples: Sequence[int] = (),
@@ -97,6 +98,7 @@ class QuasiInterpolation(CollapseCallback):
             pool,
             global_mean,
             ignore_index,
+            verify,
         )
         if samples and self.mode == "online":
             raise ValueError('samples need mode="epoch_end": training does not say which of its samples are which.')

@@ -65,6 +65,7 @@ class WeightMeanAlignment(CollapseCallback):
         pool: Pool = None,
         global_mean: GlobalMean = "classes",
         ignore_index: int | None = -100,
+        verify: bool = False,
         *,
         a2_residual: bool = False,
         implicit: Literal["full", "published"] | None = None,
@@ -86,6 +87,7 @@ class WeightMeanAlignment(CollapseCallback):
             pool,
             global_mean,
             ignore_index,
+            verify,
         )
         self.a2_residual = a2_residual
         self.implicit = implicit

@@ -23,6 +23,7 @@ from nc_callbacks.engine.passes import Memory, Passes, Step
 from nc_callbacks.engine.request import Request
 from nc_callbacks.engine.split import SplitStatistics
 from nc_callbacks.engine.trainer import validated_weights
+from nc_callbacks.engine.verify import verified
 from nc_callbacks.probe import Batch, Head, Tap, undisturbed
 from nc_callbacks.statistics import wide_dtype
 
@@ -43,6 +44,7 @@ class Look:
         memory: What looks may use.
         warn: Called with what a user has to know.
         found: What `check` has found out about the classifier.
+        verify: Say what the look has changed.
     """
 
     trainer: Trainer
@@ -51,6 +53,7 @@ class Look:
     memory: Memory = field(default_factory=Memory)
     warn: Callable[[str], None] = rank_zero_warn
     found: Head | None = None
+    verify: bool = False
 
     def __post_init__(self) -> None:
         self.needs, self.source = self.request.needs, self.request.source
@@ -217,7 +220,10 @@ class Look:
         with undisturbed(self.model):
             loaders = make_loaders()
         ood_loader = [] if self.needs.ood_loader is None else [self.needs.ood_loader]
-        with self.passes.standing_still(*loaders.values(), *ood_loader):
+        with ExitStack() as stack:
+            if self.verify:
+                stack.enter_context(verified(self.trainer, self.model, loaders, self.warn))
+            stack.enter_context(self.passes.standing_still(*loaders.values(), *ood_loader))
             yield loaders
 
     def tap(self) -> Tap:

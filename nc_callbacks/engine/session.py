@@ -44,6 +44,8 @@ class Watch:
     """What it logs that another kind of callback may log too."""
     settings: tuple[Any, ...] = ()
     """What its values depend on beside the source: two of one kind that differ in it have different values."""
+    verify: bool = False
+    """Whether the first look shall say what it has changed."""
     source: Source = field(init=False)
     """With the classifier by name, once it is found."""
     num_classes: int | None = None
@@ -69,6 +71,8 @@ class Session:
         self.heads: dict[Source, Head] = {}
         """What was found out about each source's classifier."""
         self.memory = Memory()
+        self.verified: set[Source] = set()
+        """Sources of which a look was made that checked itself."""
         self.notices = Notices()
         self.monitors = Monitors()
         self.logged: dict[str, int] = {}
@@ -151,7 +155,8 @@ class Session:
         """A look at one source that serves all these callbacks."""
         given = [watch.cache_bytes for watch in self.watches if watch.cache_bytes is not None]
         request = Request(source, reduce(or_, (peer.ask() for peer in peers)), min(given, default=DEFAULT_CACHE))
-        return Look(trainer, model, request, self.memory, self.notices.warn, self.heads.get(source))
+        verify = source not in self.verified and any(peer.verify for peer in peers)
+        return Look(trainer, model, request, self.memory, self.notices.warn, self.heads.get(source), verify)
 
     def observe(self, watch: Watch, trainer: Trainer, model: LightningModule) -> Observations | None:
         """What a look after the epoch finds for a callback that is due; None where it failed."""
@@ -191,6 +196,7 @@ class Session:
                 what = f"{watch.name}: the look after epoch {trainer.current_epoch}"
                 self.notices.of_failure(error, what, trainer.global_rank)
             self.found[watch.source] = found, peers
+            self.verified.add(watch.source)
         found, waiting = self.found[watch.source]
         waiting.remove(watch)
         if not waiting:

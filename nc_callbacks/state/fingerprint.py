@@ -7,6 +7,7 @@ import hashlib
 import io
 import random
 import weakref
+from array import array
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
@@ -130,8 +131,14 @@ def _seen(path: str, thing: Any) -> tuple[str | None, Iterator[tuple[str, Any]]]
 
 
 def _type_of(thing: Any) -> str:
-    size = f" of {len(thing)}" if isinstance(thing, kinds.COLLECTIONS) else ""
-    return f"{type(thing).__module__}.{type(thing).__qualname__}{size}"
+    own: Any = ""
+    if isinstance(thing, dict):
+        own = _digest([repr(key) if type(key) in LEAVES else type(key).__name__ for key in thing])
+    elif isinstance(thing, bytearray | array):
+        own = bytes(thing)
+    elif isinstance(thing, kinds.COLLECTIONS):
+        own = len(thing)
+    return f"{type(thing).__module__}.{type(thing).__qualname__} {own}"
 
 
 def _parts(path: str, thing: Any) -> Iterator[tuple[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,17 @@ def loader(seed: int = 0, counts: tuple[int, ...] = COUNTS, **settings: Any) -> 
     return DataLoader(TensorDataset(*samples(seed, counts)), **{"batch_size": 16, "shuffle": True} | settings)
 
 
+class Tally(threading.local):
+    """What tests note of looks, which put back what a model or its data keeps; not this, nor what is in it."""
+
+    def __init__(self) -> None:
+        self.calls, self.looks = 0, 0
+        self.noted: list[Any] = []
+
+    def __reduce__(self) -> Any:
+        return Tally, ()
+
+
 class Classifier(L.LightningModule):
     """Batch norm, dropout and a hidden layer before the classifier `head`."""
 
@@ -44,11 +56,22 @@ class Classifier(L.LightningModule):
             nn.Linear(6, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Dropout(0.3), nn.Linear(12, 8), nn.Tanh()
         )
         self.head = nn.Linear(8, num_classes, bias=bias)
-        self.forward_calls = 0
+        self.tally = Tally()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.forward_calls += 1
+        self.tally.calls += 1
+        self.tally.looks += not self.training
         return self.head(self.body(x))
+
+    @property
+    def forward_calls(self) -> int:
+        """Forward passes, those of looks among them."""
+        return self.tally.calls
+
+    @property
+    def looks(self) -> int:
+        """Forward passes in eval mode."""
+        return self.tally.looks
 
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
         return nn.functional.cross_entropy(self(batch[0]), batch[1])

@@ -17,14 +17,14 @@ from tests.callbacks.common import Classifier, K, loader, samples, trainer
 
 class TestInvisible:
     def test_batch_hooks_see_no_training(self):
-        stages = []
-
         class Model(Classifier):
             def on_after_batch_transfer(self, batch, dataloader_idx):
-                stages.append((self.training, self.trainer.training))
+                self.tally.noted.append((self.training, self.trainer.training))
                 return batch
 
-        trainer(NeuralCollapse()).fit(Model(), loader())
+        model = Model()
+        trainer(NeuralCollapse()).fit(model, loader())
+        stages = model.tally.noted
         batches = 5
         # One batch to check the set-up, the training batches, the look.
         assert stages == [(False, False)] + [(True, True)] * batches + [(False, False)] * batches
@@ -57,14 +57,7 @@ class TestSchedule:
         assert due[-11:] == [100, 126, 158, 200, 251, 316, 398, 501, 631, 794, 1000]
 
     def test_one_pass_for_all_callbacks_of_one_source(self):
-        class Counting(Classifier):
-            looks = 0
-
-            def forward(self, x):
-                self.looks += not self.training
-                return super().forward(x)
-
-        model = Counting()
+        model = Classifier()
         callbacks = [NeuralCollapse(prefix=prefix) for prefix in ("nc", "same")]
         callbacks.append(NeuralCollapse(prefix="val", splits=["val"]))
         trainer(*callbacks, max_epochs=2, num_sanity_val_steps=0).fit(model, loader(), loader(1))

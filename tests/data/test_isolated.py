@@ -63,7 +63,9 @@ def test_tensors_arrive_as_they_are(name):
         assert found.stride() == tensor.stride() or name == "empty"
         found.add_(0) if found.dtype != torch.bool else found.fill_(True)
         found = next(iter(Isolated(given)))
-    assert torch.equal(found.to_dense() if name == "sparse" else found, tensor.to_dense() if name == "sparse" else tensor)
+    assert torch.equal(
+        found.to_dense() if name == "sparse" else found, tensor.to_dense() if name == "sparse" else tensor
+    )
 
 
 def test_structures_arrive_as_they_are():

@@ -8,7 +8,6 @@ from torch.utils.data import (
     DataLoader,
     DistributedSampler,
     IterableDataset,
-    Sampler,
     SubsetRandomSampler,
     TensorDataset,
 )

@@ -24,7 +24,7 @@ class Recording(Classifier):
         return self.body(x)
 
     def forward(self, x):
-        self.forward_calls += 1
+        self.tally.calls += 1
         self.last = self.features(x)
         return self.head(self.last)
 

@@ -126,8 +126,12 @@ class Objects(Net):
         self.memory.recent.append(mean)
         self.weak().recent.append(2 * mean)
         self.slots.calls += 1
-        return x + 0.1 * means["x"] + 0.1 * sum(self.memory.recent) + 0.01 * self.slots.calls + 0.1 * sum(
-            self.weak().recent
+        return (
+            x
+            + 0.1 * means["x"]
+            + 0.1 * sum(self.memory.recent)
+            + 0.01 * self.slots.calls
+            + 0.1 * sum(self.weak().recent)
         )
 
 

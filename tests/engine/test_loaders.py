@@ -212,8 +212,7 @@ class TestSources:
                 return 40
 
         callback, model = NeuralCollapse(), Classifier()
-        with pytest.warns(UserWarning, match="Pairs is not known to neural-collapse looks.*all 80 samples"):
-            trainer(callback).fit(model, DataLoader(TensorDataset(X, Y), batch_sampler=Pairs()))
+        trainer(callback).fit(model, DataLoader(TensorDataset(X, Y), batch_sampler=Pairs()))
         assert_whole(callback, model)
 
     @pytest.mark.slow

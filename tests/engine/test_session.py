@@ -17,16 +17,6 @@ BATCHES = 5
 ALL = (NeuralCollapse, WeightMeanAlignment, QuasiInterpolation, FeatureSpectrum)
 
 
-class Counting(Classifier):
-    """Counts the forward passes that looks make."""
-
-    looks = 0
-
-    def forward(self, x):
-        self.looks += not self.training
-        return super().forward(x)
-
-
 class TwoHeads(Classifier):
     def __init__(self):
         super().__init__()
@@ -98,7 +88,7 @@ class TestPasses:
         [(QuasiInterpolation, 0), (FeatureSpectrum, 0), (WeightMeanAlignment, 1), (NeuralCollapse, 1)],
     )
     def test_only_what_needs_the_class_means_makes_a_second_pass(self, kind, second):
-        model = Counting()
+        model = Classifier()
         trainer(kind(head="head", feature_cache=0)).fit(model, loader())
         assert model.looks == 4 + BATCHES * (1 + second)
 
@@ -132,7 +122,7 @@ class TestPasses:
 
 class TestBudget:
     def looks(self, *caches, splits=("train",)):
-        model = Counting()
+        model = Classifier()
         callbacks = [
             kind(head="head", feature_cache=cache, splits=splits)
             for kind, cache in zip((NeuralCollapse, WeightMeanAlignment), caches, strict=False)

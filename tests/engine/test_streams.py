@@ -6,10 +6,12 @@ import warnings
 import pytest
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, TensorDataset
 
 from nc_callbacks import CentredMeanInit, NeuralCollapse
+from nc_callbacks.data.loader import own_loaders
 from tests.callbacks.common import Classifier, loader, samples, trainer
 from tests.engine.test_loaders import assert_whole
 
@@ -59,13 +61,12 @@ class TestWithoutAnEnd:
         trainer(callback, CentredMeanInit(), max_epochs=2).fit(model, make())
         assert_whole(callback, model)
 
-    def test_ended_by_time(self):
-        class Stopping(Classifier):
-            def on_train_batch_end(self, outputs, batch, batch_idx):
-                self.trainer.should_stop = batch_idx == 4
-
-        callback, model = NeuralCollapse(), Stopping()
-        trainer(callback, max_time="00:01:00:00", max_epochs=-1, min_steps=0).fit(model, DataLoader(Endless(), 16))
+    def test_ended_by_time(self, monkeypatch):
+        callback, model = NeuralCollapse(), Classifier()
+        fit = trainer(callback, max_time="00:01:00:00", max_epochs=-1)
+        # An hour is over after five steps.
+        monkeypatch.setattr(Timer, "time_elapsed", lambda self, stage=None: 1e9 if fit.global_step >= 5 else 0.0)
+        fit.fit(model, DataLoader(Endless(), 16))
         assert_whole(callback, model)
 
     def test_several_streams(self):
@@ -115,7 +116,7 @@ class Filtering(DataLoader):
     """Changes what its iterator gives, as graph libraries do."""
 
     def _get_iterator(self):
-        return map(lambda batch: (batch[0] / 2, batch[1]), super()._get_iterator())
+        return ((x / 2, y) for x, y in super()._get_iterator())
 
 
 class Short(DataLoader):
@@ -165,8 +166,6 @@ class TestMachinery:
         assert_whole(callback, model, (X / 2, Y))
 
     def test_of_several_ranks_shares_the_samples(self):
-        from nc_callbacks.data.loader import own_loaders
-
         data = Halving(TensorDataset(X, Y), 16, shuffle=True)
         seen = [x for rank in range(2) for x, _ in own_loaders(data, rank, 2)[0].loader]
         assert sorted((2 * torch.cat(seen)).tolist()) == sorted(X.tolist())

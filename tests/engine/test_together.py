@@ -22,16 +22,6 @@ def all_four(**settings):
     ]
 
 
-class Counting(Classifier):
-    """Counts its forward passes in eval mode."""
-
-    looks = 0
-
-    def forward(self, x):
-        self.looks += not self.training
-        return super().forward(x)
-
-
 @pytest.mark.parametrize("head", [None, "head"])
 def test_one_pass_and_the_sums_once(head, monkeypatch):
     updates = []
@@ -42,7 +32,7 @@ def test_one_pass_and_the_sums_once(head, monkeypatch):
         updates.append(kwargs.get("covariance"))
 
     monkeypatch.setattr("nc_callbacks.engine.split.ClassStatistics.__init__", record)
-    model, callbacks = Counting(), all_four()
+    model, callbacks = Classifier(), all_four()
     callbacks[1] = WeightMeanAlignment(head=head)
     trainer(*callbacks, max_epochs=3).fit(model, loader())
     batches, epochs = 5, 3
@@ -88,7 +78,7 @@ def test_no_covariances_stay_between_looks():
 
 
 def test_different_schedules_share_what_coincides():
-    model = Counting()
+    model = Classifier()
     every, second = NeuralCollapse(), WeightMeanAlignment(every_n_epochs=2)
     trainer(every, second, max_epochs=4).fit(model, loader())
     assert model.looks == 4 + 4 * 5

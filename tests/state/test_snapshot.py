@@ -78,7 +78,7 @@ class TestModules:
         net = nn.Linear(3, 2)
         weight, held, version = net.weight, net.weight.detach().clone(), net.weight._version
         grad = net.weight.grad = torch.ones(2, 3)
-        place = weight.data_ptr()
+        place, extra = weight.data_ptr(), nn.Linear(1, 1)
 
         def change(net):
             net.weight.data.mul_(2)
@@ -86,7 +86,7 @@ class TestModules:
             net.bias.requires_grad_(False)
             net.weight.grad = None
             net.register_buffer("late", torch.ones(1))
-            net.extra = nn.Linear(1, 1)
+            net.extra = extra
             net.register_forward_hook(print)
 
         assert_put_back(net, change)
