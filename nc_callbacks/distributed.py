@@ -30,7 +30,7 @@ class FailedElsewhereError(RuntimeError):
 
 
 class _Vote(IntEnum):
-    """What a rank says of itself; the largest is done by all."""
+    """State of a rank; all do what the largest says."""
 
     END = 0
     MORE = 1

@@ -28,7 +28,7 @@ def rows(options: Options) -> Iterator[Row]:
 
 
 def _gathered(k: int, p: int, device: torch.device | str) -> ClassStatistics:
-    """Statistics of two samples a class and more."""
+    """Statistics of two samples per class and more."""
     statistics = ClassStatistics(k).to(device)
     x, _ = batch(4096, p, 2, device)
     for start in range(0, max(2 * k, 2 * p), len(x)):

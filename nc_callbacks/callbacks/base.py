@@ -1,4 +1,4 @@
-"""What all callbacks share: their arguments, when to look, logging, history."""
+"""The base of the callbacks: arguments, schedule, logging, history."""
 
 from __future__ import annotations
 
@@ -125,15 +125,15 @@ class CollapseCallback(SessionHooks):
     @property
     @abstractmethod
     def needs(self) -> Needs:
-        """What this callback needs a pass to gather."""
+        """Needs of this callback."""
 
     @abstractmethod
     def measure(self, observation: Observation) -> Measurement:
-        """What this callback makes of one layer on one split."""
+        """Measurement of one layer on one split."""
 
     @property
     def settings(self) -> tuple[Any, ...]:
-        """What the values depend on beside the source and the layers."""
+        """Options that change the values, beside the source and the layers."""
         return (self.global_mean,)
 
     def draw(self, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""What is kept of many looks: a history in a checkpoint, and which looks of many stay."""
+"""The part of many looks that is kept: a history in a checkpoint, and which looks of many stay."""
 
 from __future__ import annotations
 

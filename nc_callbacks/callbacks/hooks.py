@@ -20,7 +20,7 @@ class SessionHooks(Results):
 
     @abstractmethod
     def make_watch(self) -> Watch:
-        """What this callback asks for."""
+        """The wishes of this callback."""
 
     @abstractmethod
     def record(self, trainer: Trainer, pl_module: LightningModule, observations: Observations | None) -> None:

@@ -33,7 +33,7 @@ class LookRecorder(Callback):
     ``KEY@step``, how many classes an entry stands for. It is written anew after each look, so that a run that is cut
     off leaves what it has seen.
 
-    - At most 40 looks a key: the first ones, then ever fewer, evenly spaced in the logarithm of the epoch; the last
+    - At most 40 looks per key: the first ones, then ever fewer, evenly spaced in the logarithm of the epoch; the last
       look is always among them.
     - Per-class vectors of more than 1,000 classes keep one class in so many, evenly spaced; spectra keep their first
       1,000 directions.

@@ -29,7 +29,7 @@ _MOST_OPERATIONS = 500
 
 
 def outputs_of_loss(loss: Tensor) -> Outputs | None:
-    """What the operations between the outputs and the loss say; None where they say nothing.
+    """Kind of outputs by the operations between them and the loss; None where they do not tell.
 
     Example:
         >>> import torch
@@ -53,7 +53,7 @@ def outputs_of_loss(loss: Tensor) -> Outputs | None:
 
 
 def outputs_of_modules(model: nn.Module) -> Outputs | None:
-    """What the loss modules of a model say; None where there is none, or several that differ."""
+    """Kind of outputs by the loss modules of a model; None where there is none, or several that differ."""
     kinds: set[Outputs] = set()
     for module in model.modules():
         if isinstance(module, nn.NLLLoss | nn.CrossEntropyLoss):

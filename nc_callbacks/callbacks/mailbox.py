@@ -26,7 +26,7 @@ class Mailbox:
             os.replace(unfinished, self._path)
 
     def take(self) -> dict[str, Any] | None:
-        """What was left since the last call, if anything."""
+        """Content left since the last call, if any."""
         if os.getpid() != self._owner or not self._path.is_file():
             return None
         content = torch.load(self._path, weights_only=True)

@@ -1,4 +1,4 @@
-"""What a callback makes of an observation, and when it can make nothing of it."""
+"""Measurements of an observation, and observations that cannot be measured."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nc_callbacks.engine.trainer import ranks_of
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a callback makes of one layer on one split, by the metrics' names."""
+    """Numbers, vectors and matrices of one layer on one split, by the metrics' names."""
 
     numbers: dict[str, float] = field(default_factory=dict)
     """Logged, and kept in `history`."""

@@ -44,8 +44,8 @@ class QuasiInterpolation(CollapseCallback):
             `torch.nn.NLLLoss` of the module says softmax, a `torch.nn.MSELoss` raw; else one warning asks for it, and
             nothing is logged.
         samples: Indices into the training set of samples whose errors are tabled (the paper's Table 1): in `latest` as
-            the matrix ``sqi_samples`` (a row a sample: index, label, ε, and ε̃ by class with NaN at the label), after
-            each look in ``quasi_interpolation_samples.csv`` under the trainer's `default_root_dir`, times 10³, and
+            the matrix ``sqi_samples`` (one row per sample: index, label, ε, and ε̃ by class with NaN at the label),
+            after each look in ``quasi_interpolation_samples.csv`` under the trainer's `default_root_dir`, times 10³, and
             when fit ends as a table in W&B and TensorBoard. A sample that `limit_train_batches` leaves out of the look
             is not in it.
 

@@ -1,4 +1,4 @@
-"""What a callback has found so far: the last look, the history of a fit, the classifier."""
+"""The results of a callback: the last look, the history of a fit, the classifier."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class WeightMeanAlignment(CollapseCallback):
     ``a2_residual`` and ``implicit_residual`` = ‖Ŵ − W‖_F/‖W‖_F, ``implicit_cosine`` = mean over c of Cos(ŵ_c, w_c) of
     the weights Ŵ that Proposition 2 implies.
 
-    Vectors in `latest` and `history`, an entry a class: ``wm_cosine_per_class``, ``mu1_per_class`` (‖m_c‖²),
+    Vectors in `latest` and `history`, one entry per class: ``wm_cosine_per_class``, ``mu1_per_class`` (‖m_c‖²),
     ``mu2_per_class`` (mean over c' of m_cᵀm_c'), ``sigma1_per_class``, ``sigma2_per_class``.
 
     By default only O(kp) numbers are gathered. The last three numbers need the covariance of every class (k × p × p).

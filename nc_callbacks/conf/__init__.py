@@ -1,1 +1,1 @@
-"""Hydra's configuration of the experiments: one folder a group, one file a choice."""
+"""Hydra's configuration of the experiments: one folder per group, one file per choice."""

@@ -51,7 +51,7 @@ class OwnLoader:
     loader: Any
     """Gives this rank's batches."""
     batches: RankBatches | GivenBatches | None = None
-    """What it goes through, where the data has indices; otherwise every batch counts."""
+    """Indices that it goes through, where the data has any; otherwise every batch counts."""
     limit: float = math.inf
     """Batches at most."""
     first_index: int = 0

@@ -166,7 +166,7 @@ class Look:
         return SplitStatistics(tap, needs, self.model.device, self.ranks, self.source.ignore_index, budget)
 
     def decisions(self, training: SplitStatistics) -> Decisions | None:
-        """What is decided by the class means of the training split; None where nothing is asked of them."""
+        """Decisions by the class means of the training split; None where nothing is asked of them."""
         if not self.needs.decisions:
             return None
         moments = training.moments()

@@ -1,4 +1,4 @@
-"""What a user is told once."""
+"""Warnings that are given once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a look found."""
+"""The results of a look."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nc_callbacks.statistics import ClassMoments, Outputs
 
 @dataclass(frozen=True)
 class ClassifierObservation:
-    """What a look found of the classifier on one split; accuracies and mismatch are shares of samples."""
+    """Result of a look at the classifier on one split; accuracies and mismatch are shares of samples."""
 
     weight: Float[Tensor, "k p"] | None
     """None where the classifier is no affine map of its input; then it has no bias either."""
@@ -26,7 +26,7 @@ class ClassifierObservation:
     centred_mean_accuracy: float | None
     """Of argmax_c hᵀμ_c, the weight replaced by the centred class means (of the training split) and no bias."""
     errors: dict[Outputs, dict[str, Tensor]] = field(default_factory=dict)
-    """What `OutputErrors` computes, by kind of outputs."""
+    """Results of `OutputErrors`, by kind of outputs."""
     expectations: SoftmaxExpectations | None = None
     samples: Float[Tensor, "s columns"] | None = None
     """Index, label and outputs (k) of the chosen training samples, a row each."""
@@ -34,7 +34,7 @@ class ClassifierObservation:
 
 @dataclass(frozen=True)
 class Observation:
-    """What a look found at one layer on one split."""
+    """Result of a look at one layer on one split."""
 
     split: str
     layer: str
@@ -50,7 +50,7 @@ class Observation:
     """Which classes the rows stand for, where `of_present_classes` has dropped some."""
 
     def by_class(self, values: Tensor) -> Tensor:
-        """A value a class (or a pair of classes) with NaN for the classes that were dropped."""
+        """One value per class (or a pair of classes) with NaN for the classes that were dropped."""
         if self.present is None:
             return values
         rows = self.present.nonzero().squeeze(1)

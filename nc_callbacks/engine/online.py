@@ -126,7 +126,7 @@ class Online:
             return self._observed(tap, held)
 
     def _held(self, tap: Tap) -> dict[str, SplitStatistics]:
-        """What was gathered, by split; a rank may have had no batch of a split that the others have."""
+        """Statistics by split; a rank may have had no batch of a split that the others have."""
         look = self.look
         loaders = look.trainer.val_dataloaders
         splits = ["train", *by_split("val", [] if loaders is None else loaders)]

@@ -27,12 +27,12 @@ _SMALLEST_SHARE = 64
 """How many times smaller than the loader's a look's batches become before it gives up."""
 
 _END = object()
-"""What a loader gives when it is through."""
+"""Given by a loader that is through."""
 
 
 @dataclass
 class Memory:
-    """What the looks of a trainer may use; less after one that ran out of memory."""
+    """Memory that the looks of a trainer may use; less after one that ran out of it."""
 
     cache: bool = True
     divide_batch: int = 1
@@ -52,7 +52,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class Step:
-    """What a rank runs the model on."""
+    """One batch that a rank runs the model on."""
 
     inputs: Any
     targets: Any

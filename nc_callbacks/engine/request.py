@@ -1,4 +1,4 @@
-"""What is asked of a look, as frozen values."""
+"""Requests to a look, as frozen values."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Source:
 
 @dataclass(frozen=True)
 class LayerNeeds:
-    """What a pass gathers of one layer's features, beside the class means; ``a | b`` serves both."""
+    """Needs of one layer's features, beside the class means; ``a | b`` serves both."""
 
     covariance: Covariance = "none"
     nearest_mean: bool = False
@@ -49,7 +49,7 @@ class LayerNeeds:
 
 @dataclass(frozen=True)
 class Needs:
-    """What a pass gathers; ``a | b`` serves both. What is not asked for is neither kept nor computed."""
+    """Needs of a pass; ``a | b`` serves both. What is not asked for is neither kept nor computed."""
 
     head: LayerNeeds = LayerNeeds()
     """Of the classifier's input."""
@@ -103,7 +103,7 @@ class Needs:
 
 @dataclass(frozen=True)
 class Request:
-    """What a look gathers, from where, and how much memory it may use to keep features."""
+    """Needs of a look, its source, and the memory that it may use to keep features."""
 
     source: Source
     needs: Needs

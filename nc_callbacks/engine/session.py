@@ -1,4 +1,4 @@
-"""What the callbacks of one trainer share while it runs, and who looks."""
+"""The state that the callbacks of one trainer share while it runs, and who looks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from nc_callbacks.probe import Head
 
 @dataclass(eq=False)
 class Watch:
-    """What one callback asks for, and what was found out for it."""
+    """The wishes of one callback, and the classifier that was found for it."""
 
     name: str
     """Of the callback, for messages."""
@@ -35,15 +35,15 @@ class Watch:
     prefix: str
     """First part of its log keys."""
     ask: Callable[[], Needs]
-    """What it needs a pass to gather."""
+    """Needs of a pass, asked for when it is made."""
     is_due: Callable[[Trainer], bool]
     """Whether it looks after the current epoch."""
     cache_bytes: int | None = None
     """None where it does not say."""
     names: frozenset[str] = frozenset()
-    """What it logs that another kind of callback may log too."""
+    """Metrics that another kind of callback may log too."""
     settings: tuple[Any, ...] = ()
-    """What its values depend on beside the source: two of one kind that differ in it have different values."""
+    """Options that change the values: two of one kind that differ in them have different values."""
     verify: bool = False
     """Whether the first look shall say what it has changed."""
     source: Source = field(init=False)
@@ -61,12 +61,12 @@ class Watch:
 
 
 class Session:
-    """What the callbacks of one trainer share while it runs: looks, streams, monitors, memory, notices."""
+    """Looks, streams, monitors, memory and notices of one trainer while it runs."""
 
     def __init__(self) -> None:
         self.watches: list[Watch] = []
         self.found: dict[Source, tuple[Observations | None, list[Watch]]] = {}
-        """What was found at each source (None where it failed), and who has not read it yet."""
+        """Observations from each source (None where it failed), and who has not read them yet."""
         self.streams: dict[Source, Online] = {}
         self.heads: dict[Source, Head] = {}
         """What was found out about each source's classifier."""
@@ -159,7 +159,7 @@ class Session:
         return Look(trainer, model, request, self.memory, self.notices.warn, self.heads.get(source), verify)
 
     def observe(self, watch: Watch, trainer: Trainer, model: LightningModule) -> Observations | None:
-        """What a look after the epoch finds for a callback that is due; None where it failed."""
+        """Observations of a look after the epoch, for a callback that is due; None where it failed."""
         peers = [peer for peer in self.watches if peer.source == watch.source and peer.is_due(trainer)]
 
         def find() -> Observations:
@@ -173,7 +173,7 @@ class Session:
     def observe_evaluation(
         self, watch: Watch, trainer: Trainer, model: LightningModule, split: str
     ) -> Observations | None:
-        """What a look in `trainer.validate` or `trainer.test` finds for a callback; None where it failed."""
+        """Observations of a look in `trainer.validate` or `trainer.test`, for a callback; None where it failed."""
         peers = [peer for peer in self.watches if peer.source == watch.source and peer.looks_at(split)]
         make_loaders = self._evaluation_loaders(trainer, split, peers)
         return self._shared(
@@ -205,7 +205,7 @@ class Session:
         return found
 
     def streams_for(self, watch: Watch) -> list[tuple[Source, Online]]:
-        """What is gathered online, for the first of the callbacks: each stream is served once."""
+        """Streams of the online mode, for the first of the callbacks: each is served once."""
         return list(self.streams.items()) if self.streams and self.watches[0] is watch else []
 
     def start_epoch(self, watch: Watch, trainer: Trainer) -> None:
@@ -231,7 +231,7 @@ _sessions: WeakKeyDictionary[Trainer, Session] = WeakKeyDictionary()
 
 
 def session_of(trainer: Trainer) -> Session:
-    """What the callbacks of this trainer share."""
+    """The session of this trainer."""
     if trainer not in _sessions:
         _sessions[trainer] = Session()
     return _sessions[trainer]

@@ -20,7 +20,7 @@ from nc_callbacks.statistics.batches import check_range
 
 
 class SplitStatistics:
-    """What is gathered of one split, streamed.
+    """Statistics of one split, streamed.
 
     Args:
         tap: The hooks that batches come from.

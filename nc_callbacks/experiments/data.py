@@ -32,7 +32,7 @@ class ImageSet:
     load: Callable[[Path, bool, bool], Images]
     """From (root, train, download)."""
     files: str
-    """What lies under the root when it is there."""
+    """File or folder that lies under the root when the data is there."""
 
 
 class ImageData(LightningDataModule):
@@ -195,4 +195,4 @@ IMAGE_SETS = {
     "cifar10": ImageSet((3, 32, 32), 10, _cifar("CIFAR10"), "the folder cifar-10-batches-py"),
     "cifar100": ImageSet((3, 32, 32), 100, _cifar("CIFAR100"), "the folder cifar-100-python"),
 }
-"""What `ImageData` can load."""
+"""Names that `ImageData` can load."""

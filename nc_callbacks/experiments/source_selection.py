@@ -46,8 +46,8 @@ def run(
 ) -> None:
     """Train the sources, score each on each target, and compare the rankings with the accuracy of trained heads.
 
-    ``scores.csv`` has a row a source and target: accuracy of centred means (`rank_sources`, with nc1), of the nearest
-    class mean, and of logistic regressions fitted until they converge to 1 % of the target's training data (mean over
+    ``scores.csv`` has one row per source and target: accuracy of centred means (`rank_sources`, with nc1), of the
+    nearest class mean, and of logistic regressions fitted until they converge to 1 % of the target's training data (mean over
     `draws`) and to all of it (``trained_head``). ``kendall.csv`` has Kendall's τ between each score and that.
 
     Args:
@@ -138,7 +138,7 @@ def logistic_accuracy(features: Float[Tensor, "n p"], targets: Int[Tensor, " n"]
 
 
 def rank_correlations(rows: Sequence[Row]) -> list[Row]:
-    """Kendall's τ-b between each score and the accuracy of the trained head, a row a score, a column a target."""
+    """Kendall's τ-b of each score with the accuracy of the trained head, one row per score, one column per target."""
     from scipy.stats import kendalltau
 
     by_target: dict[str, list[Row]] = {}

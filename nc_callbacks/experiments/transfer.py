@@ -1,4 +1,4 @@
-"""What the transfer experiments share: source networks, features computed once, heads trained many at a time."""
+"""Common parts of the transfer experiments: source networks, features computed once, heads trained many at a time."""
 
 from __future__ import annotations
 

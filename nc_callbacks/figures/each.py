@@ -15,7 +15,7 @@ from nc_callbacks.metrics import LogKey, Metric, metric_of
 
 
 def number_figures(history: Sequence[Record], prefix: str = "nc") -> dict[str, Figure]:
-    """Each number over epochs, a line a split, layer and loader, by its name."""
+    """Each number over epochs, one line per split, layer and loader, by its name."""
     figures = {}
     for name, keys in numbers(history, prefix).items():
         metric = metric_of(name)
@@ -25,7 +25,7 @@ def number_figures(history: Sequence[Record], prefix: str = "nc") -> dict[str, F
 
 
 def vector_figures(history: Sequence[Record], prefix: str = "nc") -> dict[str, Figure]:
-    """Each vector with an entry a class over epochs, a figure a split, layer and loader."""
+    """Each vector with one entry per class over epochs, one figure per split, layer and loader."""
     figures = {}
     for key in _shown(history, "class", prefix):
         metric = metric_of(key.name)

@@ -27,7 +27,7 @@ DATA_NAMES = {
 
 
 def near_optimality_grid(runs: Sequence[Any]) -> Figure:
-    """‖m_c‖², m_cᵀm_c' and σ²₁, σ²₂ of each class at the last look, a row a run (Seddik & Tamaazousti, Fig. 1).
+    """‖m_c‖², m_cᵀm_c' and σ²₁, σ²₂ of each class at the last look, one row per run (Seddik & Tamaazousti, Fig. 1).
 
     Args:
         runs: Runs as `nc_callbacks.runs.folder.read` gives them; those with ``mu1_per_class`` and its companions.
@@ -52,7 +52,7 @@ def near_optimality_grid(runs: Sequence[Any]) -> Figure:
 
 
 def cosine_and_accuracy_grid(runs: Sequence[Any]) -> Figure:
-    """Cos(w_c, μ_c) over epochs, and accuracies with W and with M̄: a column a data set (Seddik & Tamaazousti, Fig. 2).
+    """Cos(w_c, μ_c) over epochs, accuracies with W and with M̄: one column per data set (Seddik & Tamaazousti, Fig. 2).
 
     Two rows an activation. Accuracies of the training split are solid, of the validation split dashed.
 
@@ -87,7 +87,7 @@ def _plot_accuracies(axes: Axes, run: Any, title: str) -> None:
 
 
 def interpolation_grid(runs: Sequence[Any]) -> Figure:
-    """How far outputs quasi-interpolate the labels over epochs: a column a data set (Lindegaard, Fig. 1).
+    """How far outputs quasi-interpolate the labels over epochs: one column per data set (Lindegaard, Fig. 1).
 
     Rows: ε_avg and (k − 1) ε̃_avg (the average condition asks that they agree), then the spreads std/mean of ε and ε̃
     (Assumption 1 asks that they vanish); a colour a model. A dotted line marks the first look without training error.
@@ -120,7 +120,7 @@ def interpolation_grid(runs: Sequence[Any]) -> Figure:
 
 
 def layers_grid(runs: Sequence[Any]) -> Figure:
-    """Collapse at the classifier's input and one layer down over epochs, a row a run (Lindegaard, Fig. 2).
+    """Collapse at the classifier's input and one layer down over epochs, one row per run (Lindegaard, Fig. 2).
 
     A dotted line marks the first look without training error.
 
@@ -149,7 +149,7 @@ def layers_grid(runs: Sequence[Any]) -> Figure:
 
 
 def spectrum_grid(runs: Sequence[Any]) -> Figure:
-    """Singular values and cumulative explained variance at the last look, a row a run (Lindegaard, Fig. 3).
+    """Singular values and cumulative explained variance at the last look, one row per run (Lindegaard, Fig. 3).
 
     A dotted line marks k − 1 directions.
 
@@ -187,7 +187,7 @@ def samples_table(runs: Sequence[Any]) -> Figure:
 
 
 def collapse_grid(runs: Sequence[Any]) -> Figure:
-    """NC1 to NC4 over epochs, a column a run (Papyan, Han & Donoho 2020, Figs. 2 to 7).
+    """NC1 to NC4 over epochs, one column per run (Papyan, Han & Donoho 2020, Figs. 2 to 7).
 
     A dotted line marks the first look without training error.
 
@@ -218,7 +218,7 @@ def collapse_grid(runs: Sequence[Any]) -> Figure:
 
 
 def transfer_grid(runs: Sequence[Any]) -> Figure:
-    """Four heads on noisy targets, a column a data set (Seddik & Tamaazousti, Fig. 3).
+    """Four heads on noisy targets, one column per data set (Seddik & Tamaazousti, Fig. 3).
 
     Rows: accuracy over the variance of the noise; accuracy over optimiser steps at each of the variances whose curves
     were asked for.

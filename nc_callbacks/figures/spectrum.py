@@ -26,7 +26,7 @@ def spectrum_figure(latest: Record, prefix: str = "nc", split: str = "train", lo
 
 
 def plot_spectra(panels: Sequence[Axes], spectra: Mapping[str, np.ndarray], where: str) -> None:
-    """Draw singular values (their squares add up to 1) and cumulative explained variance, a line a spectrum.
+    """Draw singular values (their squares add up to 1) and cumulative explained variance, one line per spectrum.
 
     Args:
         panels: Where to draw the singular values, and the explained variance.

@@ -1,4 +1,4 @@
-"""What the figures share: lines that read in grey, metrics over epochs, a value a class over epochs."""
+"""Common parts of the figures: lines that read in grey, metrics over epochs, one value per class over epochs."""
 
 from __future__ import annotations
 
@@ -82,11 +82,11 @@ def plot_metric(
 
 
 def plot_per_class(axes: Axes, epochs: Sequence[int], values: np.ndarray, title: str, unit: str) -> None:
-    """Draw a value a class over epochs: a line a class, or quantile bands where there are more than ten.
+    """Draw one value per class over epochs: one line per class, or quantile bands where there are more than ten.
 
     Args:
         axes: Where to draw.
-        epochs: One number a look.
+        epochs: One number per look.
         values: (looks, k).
         title: Title.
         unit: Label of the vertical axis.

@@ -74,7 +74,7 @@ def plot_steps(axes: Axes, rows: Sequence[Row], title: str) -> None:
 
 
 def ranking_figure(rows: Sequence[Row], score: str, truth: str, label: str) -> Figure:
-    """A score of source backbones against the accuracy of a trained head, a panel a target.
+    """A score of source backbones against the accuracy of a trained head, one panel per target.
 
     Args:
         rows: With ``target``, ``source`` and the two keys.

@@ -1,4 +1,4 @@
-"""What the metrics share: one dtype, checks, and loops over blocks of rows instead of k × k matrices."""
+"""Common parts of the metrics: one dtype, checks, and loops over blocks of rows instead of k × k matrices."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 BLOCK_BYTES = 4 * 2**20
-"""Bound on the memory of one block of a matrix with a row a class: a few of them stay in a CPU's cache."""
+"""Bound on the memory of one block of a matrix with one row per class: a few of them stay in a CPU's cache."""
 
 
 def full_precision(function: Callable[P, T]) -> Callable[P, T]:
@@ -43,7 +43,7 @@ def common_dtype(*tensors: Tensor | None) -> torch.dtype:
 
 
 def as_matrix(name: str, tensor: Float[Tensor, "k p"], dtype: torch.dtype | None = None) -> Float[Tensor, "k p"]:
-    """`tensor` in `dtype`, checked to hold one row a class for at least two classes."""
+    """`tensor` in `dtype`, checked to hold one row per class for at least two classes."""
     if tensor.ndim != 2 or tensor.shape[0] < 2:
         raise ValueError(
             f"{name} must be a matrix with a row for each of at least 2 classes, got shape {tuple(tensor.shape)}."

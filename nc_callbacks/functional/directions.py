@@ -41,7 +41,7 @@ class Directions:
         return torch.linalg.pinv(remains, atol=self.singular.amin() / 2, rtol=torch.zeros_like(self.singular[0]))
 
     def warning(self, precision: float) -> str:
-        """What is to be said where few digits are known."""
+        """Warning where few digits are known."""
         left_out = f" {self.doubtful} more are no larger than rounding and are left out." if self.doubtful else ""
         if not len(self.singular):
             return (

@@ -131,7 +131,7 @@ def softmax_expectations(logits: Float[Tensor, "n k"], targets: Int[Tensor, " n"
     """E_j[p_ℓ] and E_j[p_ℓ p_q] of p = softmax(logits), over the samples of each class j.
 
     Args:
-        logits: One row a sample.
+        logits: One row per sample.
         targets: Class indices in 0…k−1. The expectations over a class that does not occur are NaN.
 
     Raises:

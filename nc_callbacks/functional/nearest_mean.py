@@ -17,7 +17,7 @@ def nearest_mean(features: Float[Tensor, "n p"], means: Float[Tensor, "k p"]) ->
     digits.
 
     Args:
-        features: h, one row a sample.
+        features: h, one row per sample.
         means: Uncentred class means.
 
     Raises:
@@ -49,7 +49,7 @@ def nc4(
     """Share of samples where argmax_c (W h + b)_c ≠ argmin_c ‖h − m_c‖, in [0, 1]; 0 at collapse (Papyan et al. 2020).
 
     Args:
-        features: h, one row a sample.
+        features: h, one row per sample.
         weight: W, the classifier's weight.
         means: Uncentred class means (of the training split).
         bias: b, or None for 0.

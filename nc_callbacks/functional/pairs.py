@@ -1,4 +1,4 @@
-"""What is averaged over all pairs of classes: one product a tile of the k × k cosines serves all, and none is kept."""
+"""Averages over all pairs of classes: one product per tile of the k × k cosines serves all, and none is kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What rounding can produce: a direction along which no more than that is found does not exist.
+"""Bounds of rounding: a direction along which no more than that is found does not exist.
 
 Three kinds of rounding move what is measured along a direction v of feature space. With ε the precision of the
 features, r_j the root mean square of feature j, and ε' = min(ε, 2⁻²³) the precision of sums and of the arithmetic
@@ -40,13 +40,13 @@ def arithmetic(precision: float) -> float:
 
 
 def rounding_of_sums(means: Float[Tensor, "k p"], precision: float) -> Float[Tensor, " p"]:
-    """What a difference of class means can be by rounding of sums alone, for that of the samples averages out."""
+    """Largest difference of class means by rounding of sums alone, for that of the samples averages out."""
     largest = torch.stack([means.detach().amax(0), -means.detach().amin(0)]).amax(0)
     return STEPS * max(arithmetic(precision), torch.finfo(means.dtype).eps) * largest.to(wide_dtype(means.device))
 
 
 def least_variances(means: Float[Tensor, "k p"], precision: float) -> Float[Tensor, " k"]:
-    """What rounding of sums makes of the variance of samples that are all the same, class by class.
+    """Variance that rounding of sums makes of samples that are all the same, class by class.
 
     Around a shift such samples lie within one unit in the last place, ε |m_cj|, and its square is summed.
     """

@@ -1,6 +1,6 @@
 """The registry of metrics, and the log keys under which they are found.
 
-One row a metric, `METRICS`; `register` adds one. `LogKey` makes log keys and reads them.
+One row per metric, `METRICS`; `register` adds one. `LogKey` makes log keys and reads them.
 """
 
 from nc_callbacks.metrics import alignment, collapse, interpolation, spectrum

@@ -1,4 +1,4 @@
-"""The registry: one row a metric, in the sections and panels that show it."""
+"""The registry: one row per metric, in the sections and panels that show it."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class Head:
         """Of a module that has not run, by the shape of its weight.
 
         Raises:
-            ValueError: It has no weight with one row a class.
+            ValueError: It has no weight with one row per class.
         """
         weight = classifier_weight(module)
         if weight is None:

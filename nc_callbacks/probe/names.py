@@ -93,7 +93,7 @@ def named_head(model: nn.Module, name: str) -> nn.Module:
         )
     if next(_tensors(module), None) is None:
         raise ValueError(
-            f"head {name!r} ({type(module).__name__}) has no weight matrix, so it has no row a class. "
+            f"head {name!r} ({type(module).__name__}) has no weight matrix, so it has no row per class. "
             f"Candidates: {listed(candidates(model))}."
         )
     weight = classifier_weight(module)

@@ -95,7 +95,7 @@ def _with_classes_last(tensor: Tensor, k: int) -> list[Tensor]:
     """A tensor as rows of k: its last dimension, or the second as cross-entropy takes it, or a single row."""
     if tensor.ndim == 1:
         return [tensor[None]] if len(tensor) == k else []
-    # (n, k, 1, 1) has one row a sample.
+    # (n, k, 1, 1) has one row per sample.
     seconds = tensor.ndim > 2 and tensor.shape[1] == k
     flat = seconds and all(size == 1 for size in tensor.shape[2:])
     last = [tensor] if tensor.shape[-1] == k and not flat else []

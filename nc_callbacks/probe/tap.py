@@ -21,7 +21,7 @@ Pool = Literal["mean"] | None
 
 @dataclass(frozen=True)
 class Batch:
-    """What one forward pass showed: a row a sample."""
+    """Features, outputs and targets of one forward pass, one row per sample."""
 
     features: dict[str, Float[Tensor, "n p"]]
     """Input of each watched module, by its dotted name."""
@@ -64,7 +64,7 @@ class Tap:
         self._hooks = ExitStack()
 
     def weight_and_bias(self) -> tuple[Float[Tensor, "k p"] | None, Float[Tensor, " k"] | None]:
-        """Copies of W, one row a class, and b or None, of the affine map that the classifier is now.
+        """Copies of W, one row per class, and b or None, of the affine map that the classifier is now.
 
         Both are None where it is none, as a cosine classifier. Sharded parameters are gathered, so that every rank has
         to call it.
@@ -104,7 +104,7 @@ class Tap:
         self._inputs, self._outputs = {}, []
 
     def read(self, targets: Any) -> Batch:
-        """What the forward pass since the last call left at the hooks, as rows.
+        """Captures of the forward pass since the last call, as rows.
 
         Raises:
             ValueError: A watched module did not run or ran more than once, or its rows do not match the targets.
@@ -161,7 +161,7 @@ class Tap:
         if len(rows) != y.numel():
             raise ValueError(
                 f"Module {name!r} sees an input of shape {tuple(x.shape)} for targets of shape {tuple(y.shape)}; "
-                "expected one row a target. Name another module, or pass batch_fn=... or forward_fn=...."
+                "expected one row per target. Name another module, or pass batch_fn=... or forward_fn=...."
             )
         return rows
 

@@ -1,4 +1,4 @@
-"""What a run or a sweep found, a line a finding, each with its number."""
+"""Findings of a run or a sweep, one line each, with its number."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NAMES = {
     ("nc1", "train"): "Within-class variability (nc1)",
     ("nc4", "train"): "Disagreement with the nearest class mean (nc4)",
 }
-"""What the runs of a sweep are compared by, and how it is called."""
+"""Metrics that the runs of a sweep are compared by, and their names."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Finding:
 
 
 def of_run(run: Run) -> list[Finding]:
-    """What the training split's last values say, from accuracy to spectrum; a line is left out where its values are."""
+    """Findings of the training split's last values, from accuracy to spectrum; none where its values are missing."""
     return [finding for part in (_accuracy, _collapse, _alignment, _interpolation, _spectrum) for finding in part(run)]
 
 

@@ -17,7 +17,7 @@ from nc_callbacks.report.findings import Finding, label, last_parts, of_run, of_
 from nc_callbacks.report.run import Run, keys_of, varying
 
 PAGE = "report.html"
-"""What the page is called in its folder."""
+"""Name of the page in its folder."""
 
 PLOTLY = "plotly-cartesian.min.js"
 """plotly.js as published in the npm package plotly.js-cartesian-dist-min: a third of the whole, and as much faster."""

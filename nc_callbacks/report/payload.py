@@ -1,4 +1,4 @@
-"""What the page's scripts read: the runs' arrays, compact and bounded, as JSON."""
+"""Data of the page's scripts: the runs' arrays, compact and bounded, as JSON."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def _looks(key: str, looks: Looks, keep: int) -> dict[str, Any]:
 
 
 def _place(text: str) -> dict[str, Any]:
-    """What the log key says; `own` is what no callback logged, `place` how the layer is called."""
+    """Parts of the log key; `own` is true of what no callback logged, `place` is the layer's name."""
     key = LogKey.parse(text)
     prefix = f"{key.prefix}: " if key.prefix not in ("", "nc") else ""
     place = prefix + (key.layer or "classifier's input")

@@ -1,1 +1,1 @@
-"""What a run or a sweep of the training script leaves behind, and how it is read again."""
+"""Files that a run or a sweep of the training script leaves behind, and how they are read again."""

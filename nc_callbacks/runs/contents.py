@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 
 def parsed(path: Path, parse: Callable[[bytes], T], limit: int = MAX_BYTES) -> T | None:
-    """What a file holds; None where there is none.
+    """Content of a file; None where there is none.
 
     Raises:
         ValueError: It cannot be read; one sentence with its path.

@@ -24,7 +24,7 @@ ERROR_FILE = "error.json"
 
 METRICS_FILE = "metrics.csv"
 LOOKS_FILE = "looks.npz"
-"""What `nc_callbacks.callbacks.look_recorder.LookRecorder` writes."""
+"""File of `nc_callbacks.callbacks.look_recorder.LookRecorder`."""
 
 SWEEP_FILE = "sweep.csv"
 

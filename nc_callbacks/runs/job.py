@@ -95,7 +95,7 @@ def _unpickled(path: tuple[str, ...]) -> Job:
 
 
 def config_problem(config: DictConfig) -> str | None:
-    """What of the choices does not fit together, if anything.
+    """Choices that do not fit together, if any, in a sentence.
 
     Args:
         config: As composed.

@@ -18,7 +18,7 @@ from nc_callbacks.callbacks.base import CollapseCallback
 from nc_callbacks.metrics import METRICS, LogKey
 
 MAX_ROWS = 10_000
-"""What W&B shows of a table."""
+"""Rows of a table that W&B shows."""
 
 
 def wandb_logger(save_dir: str | Path, group: str | None = None, name: str | None = None, **kwargs: Any) -> WandbLogger:
@@ -115,7 +115,7 @@ def _log_to_wandb(
 
 
 def _is_by_class(name: str) -> bool:
-    """Whether a vector has an entry a class, as one without a row in the registry is taken to have."""
+    """Whether a vector has one entry per class, as one without a row in the registry is taken to have."""
     return name not in METRICS or METRICS[name].axis == "class"
 
 

@@ -163,7 +163,7 @@ def _exit(number: int, _: Any) -> NoReturn:
 
 
 def _first_error(file: Path) -> ProcessError:
-    """What torchrun wrote of the process that failed first."""
+    """Error of the process that failed first, as torchrun wrote it."""
     if not file.is_file():
         return ProcessError("A process ended without an exception, as one does that is killed for want of memory.", "")
     message = json.loads(file.read_text())["message"]

@@ -61,5 +61,5 @@ def absolute_path() -> tuple[str, ...]:
 
 
 def hydra_arguments(scratch: Path) -> list[str]:
-    """What a Hydra command is called with to take the configuration that lies in a folder."""
+    """Arguments with which a Hydra command takes the configuration that lies in a folder."""
     return [f"--config-path={scratch}", f"--config-name={CONFIG_NAME}"]

@@ -1,4 +1,4 @@
-"""What a run leaves behind: summary.json and a table of the last values."""
+"""The end of a run: summary.json and a table of the last values."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def write_summary(folder: str | Path, metrics: dict[str, float], epochs: int, se
 
 
 def print_summary(summary: dict[str, Any], folder: str | Path) -> None:
-    """Print the last values as a table, a column a split and loader, and where the run's folder is."""
+    """Print the last values as a table, one column per split and loader, and where the run's folder is."""
     rows: dict[str, dict[str, float | None]] = {}
     for text, value in summary["metrics"].items():
         key = LogKey.parse(text)

@@ -85,7 +85,7 @@ class SweepSummary(Callback):
 
 
 def resume_problem(folder: Path, overrides: list[str]) -> str | None:
-    """What keeps a sweep from starting in this folder, if anything.
+    """Obstacle to a sweep in this folder, if any, in a sentence.
 
     Args:
         folder: The sweep's folder.
@@ -130,7 +130,7 @@ def _row(run: Run) -> dict[str, Any]:
 
 
 def print_sweep(runs: list[Run], folder: Path, metrics: list[str]) -> None:
-    """Print a row a set of overrides with mean ± standard deviation over the seeds, then the runs that failed."""
+    """Print one row per set of overrides with mean ± standard deviation over the seeds, then the runs that failed."""
     keys = [key for key in dict.fromkeys(k for run in runs for k in run.overrides) if key != "seed"]
     varied = [key for key in keys if len({run.overrides.get(key) for run in runs}) > 1]
     shown = [key for key in metrics if any(key in run.metrics for run in runs)]

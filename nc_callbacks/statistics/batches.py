@@ -32,7 +32,7 @@ def samples(features: Tensor, targets: Tensor, num_features: int | None) -> tupl
         )
     if num_features and x.shape[1] != num_features:
         raise ValueError(
-            f"features must have {num_features} entries a sample, as set or as in the first batch, got {x.shape[1]} "
+            f"features must have {num_features} entries per sample, as set or as in the first batch, got {x.shape[1]} "
             f"(features of shape {tuple(features.shape)})."
         )
     return x.detach(), y.long()

@@ -1,4 +1,4 @@
-"""What the statistics share as torchmetrics Metrics."""
+"""Common base of the statistics as torchmetrics Metrics."""
 
 from __future__ import annotations
 

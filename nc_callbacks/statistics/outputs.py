@@ -141,7 +141,7 @@ class OutputErrors(StreamingMetric):
         self._computed = None
 
     def _other_kind(self, kind: Tensor) -> str | None:
-        """What is wrong with another state's kind."""
+        """Difference of another state's kind, in words."""
         if kind.tolist() == self.kind.tolist():
             return None
         (k, softmax), outputs = kind.tolist(), {0: "raw", 1: "softmax"}

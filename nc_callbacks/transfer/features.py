@@ -69,10 +69,10 @@ def feature_batches(
 
 
 def as_rows(features: Tensor, targets: Tensor) -> tuple[Float[Tensor, "n p"], Int[Tensor, " n"]]:
-    """A row a target, as `nc_callbacks.ClassStatistics` takes them: (n, p, 1, 1) is flattened, (n, …, p) cut into rows.
+    """One row per target, as `nc_callbacks.ClassStatistics` takes it: (n, p, 1, 1) is flattened, (n, …, p) cut in rows.
 
     Raises:
-        ValueError: There is not one row a target.
+        ValueError: There is not one row per target.
     """
     rows = features.flatten(1) if targets.ndim <= 1 else features.flatten(0, -2)
     if len(rows) != targets.numel():

@@ -38,7 +38,7 @@ class SourceScore:
     seconds: float
     """Of the pass, without the making of the backbone."""
     error: str = ""
-    """What went wrong; empty where nothing did."""
+    """The error; empty where there was none."""
 
 
 def rank_sources(

@@ -315,7 +315,7 @@ def test_wrong_arguments_raise(kwargs: dict[str, Any], match: str) -> None:
         (torch.zeros(3, 4), torch.tensor([0, 1]), r"same length.* got \(3, 4\) and \(2,\)"),
         (torch.zeros(2, 3, 4), torch.zeros(3, 2, dtype=torch.long), r"same length.* got \(2, 3, 4\) and \(3, 2\)"),
         (torch.zeros(4), torch.tensor([0, 1, 0, 1]), "same length"),
-        (torch.zeros(2, 5), torch.tensor([0, 1]), "features must have 4 entries a sample.* got 5"),
+        (torch.zeros(2, 5), torch.tensor([0, 1]), "features must have 4 entries per sample.* got 5"),
     ],
 )
 def test_wrong_batches_raise_and_add_nothing(features: Tensor, targets: Tensor, match: str) -> None:

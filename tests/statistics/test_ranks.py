@@ -143,7 +143,7 @@ def test_what_is_sent_depends_on_the_shapes_alone(ranks: list[dict[Any, Any]], k
         "errors": 6,
         "softmax": k * k + k**3,
     }
-    # The state once, the class centres once more, and a few numbers a class.
+    # The state once, the class centres once more, and a few numbers per class.
     assert sum(sent[0]) <= 8 * (state[key] + k * p + 10 * k)
     # Counts (and the layout), the agreement on a shift, the sums.
     assert len(sent[0]) <= 3

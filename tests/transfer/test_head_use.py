@@ -107,7 +107,7 @@ class TestBadInputs:
         with pytest.raises(ValueError, match=r"last dimension of 12, .* got \(2, 11\)"):
             head(torch.zeros(2, 11))
         for unsized in (head, CentredMeanHead(P, K)):
-            with pytest.raises(ValueError, match="features must have 12 entries a sample"):
+            with pytest.raises(ValueError, match="features must have 12 entries per sample"):
                 unsized.update(torch.zeros(2, 11), torch.tensor([0, 1]))
 
     def test_targets_out_of_range(self):
