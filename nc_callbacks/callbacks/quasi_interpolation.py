@@ -45,9 +45,9 @@ class QuasiInterpolation(CollapseCallback):
             nothing is logged.
         samples: Indices into the training set of samples whose errors are tabled (the paper's Table 1): in `latest` as
             the matrix ``sqi_samples`` (one row per sample: index, label, ε, and ε̃ by class with NaN at the label),
-            after each look in ``quasi_interpolation_samples.csv`` under the trainer's `default_root_dir`, times 10³, and
-            when fit ends as a table in W&B and TensorBoard. A sample that `limit_train_batches` leaves out of the look
-            is not in it.
+            after each look in ``quasi_interpolation_samples.csv`` under the trainer's `default_root_dir`, times 10³,
+            and when fit ends as a table in W&B and TensorBoard. A sample that `limit_train_batches` leaves out of the
+            look is not in it.
 
     The other arguments are those of all callbacks: see `nc_callbacks.callbacks.base.CollapseCallback`.
 

@@ -47,8 +47,8 @@ def run(
     """Train the sources, score each on each target, and compare the rankings with the accuracy of trained heads.
 
     ``scores.csv`` has one row per source and target: accuracy of centred means (`rank_sources`, with nc1), of the
-    nearest class mean, and of logistic regressions fitted until they converge to 1 % of the target's training data (mean over
-    `draws`) and to all of it (``trained_head``). ``kendall.csv`` has Kendall's τ between each score and that.
+    nearest class mean, and of logistic regressions fitted until they converge to 1 % of the target's training data
+    (mean over `draws`) and to all of it (``trained_head``). ``kendall.csv`` has Kendall's τ between each score and it.
 
     Args:
         config: The configuration of `train.py`: model, loss, optimizer, trainer, and where the data lies.

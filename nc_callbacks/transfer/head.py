@@ -11,10 +11,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from nc_callbacks.functional import centred_mean_weight
-from nc_callbacks.probe import class_indices, undisturbed
+from nc_callbacks.probe import class_indices
 from nc_callbacks.statistics import ClassMoments, wide_dtype
 from nc_callbacks.statistics.batches import check_range
-from nc_callbacks.transfer.features import BatchFn, FeatureSample, as_rows, check_backbone, device_of, feature_batches
+from nc_callbacks.transfer.features import BatchFn, FeatureSample, as_rows, check_backbone, device_of
 from nc_callbacks.transfer.forms import HeadMode, Normalize, check_form
 from nc_callbacks.transfer.means import StreamedMeans
 from nc_callbacks.transfer.scale import best_scale, sum_over_ranks
@@ -143,13 +143,7 @@ class CentredMeanHead(StreamedMeans):
         given = 1.0 if scale == "fit" else scale
         head = cls(None, num_classes, mode, normalize, given, ignore_index).to(device_of(backbone))
         sample = FeatureSample() if scale == "fit" else None
-        with undisturbed(backbone):
-            for features, targets in feature_batches(backbone, loader, batch_fn):
-                head.update(features, targets)
-                if sample is not None:
-                    rows, indices = as_rows(features, class_indices(targets, num_classes))
-                    kept = slice(None) if ignore_index is None else indices != ignore_index
-                    sample.update(rows[kept], indices[kept])
+        head.update_from(backbone, loader, batch_fn, sample)
         head.finalize()
         if sample is not None:
             head.fit_scale(*sample.read())
@@ -190,7 +184,7 @@ class CentredMeanHead(StreamedMeans):
         targets: Int[Tensor, "*n"],
         over_ranks: Callable[[Tensor], Tensor] = sum_over_ranks,
     ) -> float:
-        """Scale the weight so that the mean cross-entropy of the logits on these samples is least.
+        """Scale the weight so that the mean cross-entropy of the logits on these samples is least; gives the new scale.
 
         In float64; finite also where all are classified correctly (see `nc_callbacks.transfer.scale.best_scale`). Where
         torch.distributed is initialised, all ranks must by default call it, each with its own samples.
@@ -199,9 +193,6 @@ class CentredMeanHead(StreamedMeans):
             features: Training features.
             targets: As in `update`.
             over_ranks: Sums a tensor over the ranks whose samples count.
-
-        Returns:
-            The new scale, the factor of M̄.
 
         Raises:
             RuntimeError: As `forward`.
@@ -253,11 +244,7 @@ class CentredMeanHead(StreamedMeans):
 
     @torch.no_grad()
     def to_linear(self) -> nn.Linear:
-        """A plain `torch.nn.Linear` without bias that gives the same logits, on the same device and in the same dtype.
-
-        Raises:
-            RuntimeError: As `forward`.
-        """
+        """A plain `torch.nn.Linear` without bias that gives the same logits, on the same device and in the same dtype."""
         self._check(self.weight)
         weight = self.linear_weight
         # The usual constructor draws random numbers for a weight that is thrown away.

@@ -11,8 +11,9 @@ from jaxtyping import Float, Int
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from nc_callbacks.probe import class_indices
+from nc_callbacks.probe import class_indices, undisturbed
 from nc_callbacks.statistics import ClassMoments, ClassStatistics, wide_dtype
+from nc_callbacks.transfer.features import BatchFn, FeatureSample, as_rows, feature_batches
 
 
 class StreamedMeans(nn.Module):
@@ -63,6 +64,18 @@ class StreamedMeans(nn.Module):
             ValueError: Features of another width than before, targets out of range, shapes that do not fit.
         """
         self.statistics.update(features, class_indices(targets, self.num_classes))
+
+    def update_from(
+        self, backbone: nn.Module, loader: Any, batch_fn: BatchFn | None = None, sample: FeatureSample | None = None
+    ) -> None:
+        """Add the features that a backbone gives on a loader, undisturbed; some of them to a random sample too."""
+        with undisturbed(backbone):
+            for features, targets in feature_batches(backbone, loader, batch_fn):
+                self.update(features, targets)
+                if sample is not None:
+                    rows, indices = as_rows(features, class_indices(targets, self.num_classes))
+                    kept = slice(None) if self.ignore_index is None else indices != self.ignore_index
+                    sample.update(rows[kept], indices[kept])
 
     def _of_width(self) -> list[Tensor]:
         """Tensors that have a column per feature and a row per class."""
