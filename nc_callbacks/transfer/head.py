@@ -244,7 +244,7 @@ class CentredMeanHead(StreamedMeans):
 
     @torch.no_grad()
     def to_linear(self) -> nn.Linear:
-        """A plain `torch.nn.Linear` without bias that gives the same logits, on the same device and in the same dtype."""
+        """A plain `torch.nn.Linear` without bias that gives the same logits, on the same device, in the same dtype."""
         self._check(self.weight)
         weight = self.linear_weight
         # The usual constructor draws random numbers for a weight that is thrown away.
