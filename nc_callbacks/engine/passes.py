@@ -18,9 +18,10 @@ from torch import Tensor
 from nc_callbacks.data.loader import OwnLoader, own_loaders, single_loaders
 from nc_callbacks.data.preserve import preserved
 from nc_callbacks.distributed import InterruptedPassError
+from nc_callbacks.engine.limits import batch_limit, stream_limit
 from nc_callbacks.engine.progress import progress
 from nc_callbacks.engine.request import Source
-from nc_callbacks.engine.trainer import batch_limit, is_a, is_sharded, on_device, place_of, ranks_of, stream_limit
+from nc_callbacks.engine.trainer import is_a, is_sharded, on_device, place_of, ranks_of
 from nc_callbacks.probe import Head, Tap, call_model, check_head, default_batch_fn, undisturbed
 
 _SMALLEST_SHARE = 64

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -111,65 +110,18 @@ def validated_weights(trainer: Trainer, model: LightningModule) -> Iterator[None
             callback.on_validation_epoch_end(trainer, model)
 
 
-def batch_limit(trainer: Trainer, split: str, loader: Any) -> float:
-    """Batches that the trainer's own limits (`limit_train_batches`, `fast_dev_run`, …) allow.
-
-    Args:
-        trainer: The trainer.
-        split: What follows the prefix in log keys.
-        loader: The split's.
-    """
-    kind = split.partition("/")[0]
-    if kind not in ("train", "val", "test"):
-        return math.inf
-    limit = getattr(trainer, f"limit_{kind}_batches")
-    if _is_unlimited(limit):
-        return math.inf
-    if kind == "train" and trainer.state.fn == "fit" and trainer.fit_loop._combined_loader is not None:
-        return trainer.num_training_batches
-    # The trainer counts batches when it first validates, and those of training in fit alone.
-    counted = [] if kind == "train" else trainer.num_val_batches if kind == "val" else trainer.num_test_batches
-    if place_of(split) < len(counted):
-        return counted[place_of(split)]
-    return limit if isinstance(limit, int) else int(_longest(loader) * limit)
-
-
-def _longest(loader: Any) -> float:
-    """Batches of a loader, or of the longest of several."""
-    try:
-        return max(map(len, single_loaders(loader)))
-    except (TypeError, NotImplementedError, ValueError):
-        return math.inf
-
-
-def stream_limit(trainer: Trainer, split: str) -> float | None:
-    """Batches that training takes from a stream without a length; None where nothing gives it an end.
-
-    After an epoch these are its batches. Before, `max_steps` bounds them; where `max_epochs` alone ends training, the
-    stream has an end, or training would have none.
-
-    Args:
-        trainer: The trainer.
-        split: What follows the prefix in log keys.
-    """
-    if split != "train":
-        return math.inf
-    if taken := batches_of_epoch(trainer):
-        return taken
-    if trainer.max_steps >= 0:
-        return max(1, trainer.max_steps * trainer.accumulate_grad_batches)
-    timed = any(is_a(callback, "Timer") for callback in trainer.callbacks)  # type: ignore[attr-defined]
-    return None if timed or trainer.max_epochs in (None, -1) else math.inf
+def counted_batches(trainer: Trainer, kind: str) -> list[float]:
+    """Batches that the trainer's limits leave of each loader of a kind, as far as it has counted them."""
+    if kind == "train":
+        # It does so in fit alone.
+        counted = trainer.state.fn == "fit" and trainer.fit_loop._combined_loader is not None
+        return [trainer.num_training_batches] if counted else []
+    return list(trainer.num_val_batches if kind == "val" else trainer.num_test_batches)
 
 
 def batches_of_epoch(trainer: Trainer) -> int:
     """Training batches of the epoch that has just ended, or runs; 0 before the first."""
     return trainer.fit_loop.epoch_loop.batch_progress.current.ready
-
-
-def _is_unlimited(limit: int | float | None) -> bool:
-    # The integer 1 means one batch, the float 1.0 all of them.
-    return limit is None or (isinstance(limit, float) and limit == 1)
 
 
 def by_split(split: str, loaders: Any) -> dict[str, Any]:

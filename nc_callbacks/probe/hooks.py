@@ -22,9 +22,8 @@ class Hook:
     def __init__(self, module: nn.Module, call: Callable[..., Any]) -> None:
         self.module, self.call = module, call
 
-    def __call__(self, module: nn.Module, *args: Any) -> None:
-        if module is self.module:
-            self.call(module, *args)
+    def __call__(self, module: nn.Module, *args: Any) -> Any:
+        return self.call(module, *args) if module is self.module else None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         return _nothing()

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from nc_callbacks.probe.hooks import Hook
 from nc_callbacks.probe.linear import Shape, shapes_of
 from nc_callbacks.probe.names import distinct_modules, whole
 from nc_callbacks.probe.outputs import Found, find_rows, tensors_of
+from nc_callbacks.state.snapshot import Snapshot
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,9 @@ class Trial:
     """
 
     def __init__(self, model: nn.Module, forward: Callable[[], Any]) -> None:
+        self.model, self.forward = model, forward
         self.modules = distinct_modules(model)
-        self.forward = forward
+        self.has_run = False
         self.calls: list[Call] = []
         """In the order in which they ended."""
         self.returned = {place: whole(tensor) for place, tensor in tensors_of(self._seen()).items()}
@@ -144,11 +147,19 @@ class Trial:
 
     def _forward_alike(self) -> Any:
         devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-        with torch.random.fork_rng(devices=devices):
-            torch.default_generator.manual_seed(0)
-            if devices:
-                torch.cuda.manual_seed_all(0)
-            return self.forward()
+        # The first run makes what a model makes when it first runs; the others start where it ended, whatever they
+        # change: counters, generators and hidden states of the model's own.
+        state = Snapshot(self.model) if self.has_run else None
+        try:
+            with torch.random.fork_rng(devices=devices):
+                torch.default_generator.manual_seed(0)
+                if devices:
+                    torch.cuda.manual_seed_all(0)
+                return self.forward()
+        finally:
+            self.has_run = True
+            if state is not None:
+                state.put_back()
 
 
 def _is_map(inputs: list[Tensor], output: Any) -> bool:
@@ -160,12 +171,12 @@ def _is_map(inputs: list[Tensor], output: Any) -> bool:
 def hook_before(module: nn.Module, hook: Callable[..., Any]) -> Callable[[], None]:
     """Call (module, args, kwargs) before a module runs; returns what takes the hook off."""
     # A scripted module refuses its own method, and runs such hooks all the same.
-    return nn.Module.register_forward_pre_hook(module, hook, with_kwargs=True).remove
+    return nn.Module.register_forward_pre_hook(module, Hook(module, hook), with_kwargs=True).remove
 
 
 def hook_after(module: nn.Module, hook: Callable[..., Any]) -> Callable[[], None]:
     """Call (module, args, kwargs, output) after a module ran; returns what takes the hook off."""
-    return nn.Module.register_forward_hook(module, hook, with_kwargs=True).remove
+    return nn.Module.register_forward_hook(module, Hook(module, hook), with_kwargs=True).remove
 
 
 def _random_like(output: Tensor) -> Tensor:

@@ -1,0 +1,63 @@
+"""verify=True: what the first look has changed is named, once."""
+
+import functools
+import warnings
+
+import pytest
+import torch
+
+from nc_callbacks import NeuralCollapse, WeightMeanAlignment
+from tests.callbacks.common import Classifier, loader, trainer
+
+
+@functools.lru_cache
+def looked_up(key):
+    return key
+
+
+class Unkept(Classifier):
+    """Numbers from a Python generator, which has no copy."""
+
+    def __init__(self):
+        super().__init__()
+        self.noise = (0.1 * step for step in range(1000))
+
+    def forward(self, x):
+        return super().forward(x + next(self.noise))
+
+
+class Caching(Classifier):
+    def forward(self, x):
+        return super().forward(x * (1 + 0 * looked_up(self.tally.calls)))
+
+
+def told(model, *callbacks, **settings):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer(*callbacks, max_epochs=3).fit(model, loader(), **settings)
+    return [str(warning.message) for warning in caught if "verify=True" in str(warning.message)]
+
+
+@pytest.mark.parametrize("mode", ["epoch_end", "online"])
+def test_what_cannot_be_kept_is_named(mode):
+    (message, *more) = told(Unkept(), NeuralCollapse(verify=True, mode=mode))
+    assert "the look changed model.noise, model.noise.step" in message
+    assert len(more) <= 1
+
+
+def test_a_cache_is_named():
+    assert "looked_up of tests.engine.test_verify" in told(Caching(), NeuralCollapse(verify=True))[0]
+
+
+def test_nothing_is_said_where_nothing_changed():
+    assert told(Classifier(), NeuralCollapse(verify=True), WeightMeanAlignment()) == []
+    assert told(Unkept(), NeuralCollapse()) == []
+
+
+def test_random_numbers_that_a_loader_draws():
+    class Drawing(Classifier):
+        def on_before_batch_transfer(self, batch, dataloader_idx):
+            torch.rand(1)
+            return batch
+
+    assert told(Drawing(), NeuralCollapse(verify=True)) == []
