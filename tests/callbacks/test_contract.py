@@ -143,7 +143,7 @@ def test_names_that_are_not_there_after_setup():
 
 def test_a_last_batch_of_one_that_the_model_squeezes():
     model, callback = Model(lambda m, h: m.head(h.squeeze())), NeuralCollapse(layers=["body"])
-    (latest,) = fit(model, callback, data=DataLoader(TensorDataset(X, Y), 16, drop_last=True))
+    (latest,) = fit(model, callback, data=DataLoader(TensorDataset(X, Y), 16, shuffle=True, drop_last=True))
     assert latest["nc/train/counts"].sum() == 81
     assert math.isclose(latest["nc/train/accuracy"], accuracy(model), abs_tol=1e-6)
     fit(Model(lambda m, h: m.head(h.squeeze())), CentredMeanInit())
