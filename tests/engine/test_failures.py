@@ -145,7 +145,11 @@ class Hungry(Classifier):
 
     def __init__(self, most, error=torch.OutOfMemoryError, always=False):
         super().__init__()
-        self.most, self.error, self.hungry, self.tried = most, error, always, []
+        self.most, self.error, self.hungry = most, error, always
+
+    @property
+    def tried(self):
+        return self.tally.noted
 
     def on_train_batch_start(self, batch, batch_idx):
         self.hungry = True
