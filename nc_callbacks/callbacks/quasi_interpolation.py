@@ -117,9 +117,18 @@ class QuasiInterpolation(CollapseCallback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_fit_start(trainer, pl_module)
-        self.kind = self.outputs
+        # A fit that resumes knows it from before.
+        if trainer.ckpt_path is None or self.outputs is not None:
+            self.kind = self.outputs
         if self.kind is not None:
             self._say_kind()
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"kind": self.kind}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.kind = self.outputs or state_dict.get("kind")
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         if self.kind is None and (kind := outputs_of_loss(loss)) is not None:

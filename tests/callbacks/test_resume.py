@@ -13,6 +13,9 @@ from nc_callbacks import FeatureSpectrum, NeuralCollapse, QuasiInterpolation, We
 from tests.callbacks.common import Classifier, loader, samples, trainer
 from tests.processes import on_ranks
 
+# Online says which epoch it leaves out.
+pytestmark = pytest.mark.filterwarnings("ignore:Training resumed inside")
+
 
 def callbacks():
     exact = {"splits": ["train", "val"]}

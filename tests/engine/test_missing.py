@@ -77,9 +77,9 @@ class TestLoggersAndFigures:
         (tmp_path / "file").write_text("in the way")
         data = DataLoader(TensorDataset(X, Y), 16, sampler=list(range(80)))
         callbacks = [NeuralCollapse(), QuasiInterpolation(samples=[0])]
-        settings = {"pattern": "could not be written|is not known", "default_root_dir": tmp_path / "file"}
+        settings = {"pattern": "could not be written", "default_root_dir": tmp_path / "file"}
         _, told = fit_with_warnings(callbacks, data=data, **settings)
-        assert len(told) == 2
+        assert len(told) == 1
 
 
 class Streamed(IterableDataset):
@@ -112,6 +112,7 @@ class TestWhatIsNotThere:
             NeuralCollapse(figures=True)
         NeuralCollapse(figures=False)
 
+    @pytest.mark.filterwarnings("ignore:NeuralCollapse. the look after")
     def test_which_samples_are_repeats(self):
         """On two ranks, from a sampler that says nothing of it."""
         model, callback = Classifier(), NeuralCollapse(mode="online")

@@ -23,10 +23,10 @@ class Columns(nn.Module):
 
     def __init__(self, columns):
         super().__init__()
-        self.columns, self.calls = columns, 0
+        self.columns, self.tally = columns, Tally()
 
     def forward(self, x):
-        self.calls += 1
+        self.tally.calls += 1
         return x[:, : self.columns]
 
 
@@ -78,7 +78,7 @@ def test_ignored_targets_count_nowhere(ignored):
 def test_one_pass_each_and_a_part_held_out_of_the_means():
     backbone = Columns(P)
     (score,) = rank_sources({"a": backbone}, LOADER, K)
-    assert backbone.calls == math.ceil(N / 40)
+    assert backbone.tally.calls == math.ceil(N / 40)
     # The same samples are drawn for each backbone, a fifth of them.
     generator = torch.Generator().manual_seed(0)
     out = torch.cat([torch.rand(len(part), generator=generator) < 0.2 for part in Y.split(40)])
@@ -128,7 +128,7 @@ class TestBadInputs:
                 rank_sources({"a": backbone}, train, K, test)
         with pytest.raises(ValueError, match="The loader is empty"):
             rank_sources({"a": backbone}, empty, K)
-        assert backbone.calls == 0
+        assert backbone.tally.calls == 0
 
     def test_holdout(self):
         with pytest.raises(ValueError, match=r"holdout must be a share between 0 and 1, got 1.5"):
