@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from nc_callbacks import rank_sources
 from tests import reference
+from tests.callbacks.common import Tally
 from tests.transfer.test_head import K, N, P, data, expected_weight
 
 X, Y = data(offset=0.5)
