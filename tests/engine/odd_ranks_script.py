@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from nc_callbacks import ClassStatistics, NeuralCollapse
 from nc_callbacks.engine.decisions import Decisions
 from nc_callbacks.engine.look import Look
-from tests.callbacks.common import trainer
+from tests.callbacks.common import Tally, trainer
 from tests.engine.ranks_script import Sharded, Still, data
 
 TROUBLES = (
@@ -31,20 +31,23 @@ TROUBLES = (
 """By epoch."""
 
 
+# What trouble there is; kept where a look puts nothing back.
+NOW = Tally()
+NOW.kind = "none"
+
+
 class Trouble(L.Callback):
     """Says which trouble the second rank is in: one while a look runs, none while the model trains."""
 
-    now = "none"
-
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        Trouble.now = "none"
+        NOW.kind = "none"
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        Trouble.now = TROUBLES[trainer.current_epoch]
+        NOW.kind = TROUBLES[trainer.current_epoch]
 
     @staticmethod
     def of(kind: str) -> bool:
-        return Trouble.now == kind and dist.get_rank() == 1
+        return NOW.kind == kind and dist.get_rank() == 1
 
 
 class Images(Dataset):
@@ -104,7 +107,7 @@ def fail_in(owner: type, method: str, trouble: str, error: Exception) -> None:
     def failing(self, *arguments):
         if Trouble.of(trouble):
             # Memory runs out once, and is enough for the second attempt.
-            Trouble.now = "none"
+            NOW.kind = "none"
             raise error
         return plain(self, *arguments)
 
