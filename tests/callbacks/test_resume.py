@@ -7,7 +7,6 @@ import warnings
 import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
-from torch.utils.data import DataLoader, Dataset
 
 from nc_callbacks import FeatureSpectrum, NeuralCollapse, QuasiInterpolation, WeightMeanAlignment
 from tests.callbacks.common import Classifier, loader, samples, trainer
@@ -119,39 +118,29 @@ def test_checkpoints_and_early_stopping_follow_any_key(key, tmp_path):
     assert float(best.best_model_score) == pytest.approx(min(record[key] for record in history), abs=1e-6)
 
 
-class Ended(Dataset):
-    """At one sample of the third look, the process is asked to end."""
+class Ended(Still):
+    """At the first batch of the third look, the process is asked to end."""
 
-    # One batch to try, then three epochs of training and two looks, and a batch of the third.
-    last = 16 + 3 * 80 + 2 * 80 + 16 + 1
-    # Of the class: what looks do to a dataset's own attributes is undone.
-    reads = 0
-
-    def __init__(self):
-        self.x, self.y = samples()
-
-    def __len__(self):
-        return len(self.x)
-
-    def __getitem__(self, i):
-        Ended.reads += 1
-        if Ended.reads == self.last:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return self.x[i], self.y[i]
+    def forward(self, x):
+        if not torch.is_grad_enabled() and self.trainer.current_epoch == 2:
+            self.tally.noted.append(len(x))
+            if len(self.tally.noted) == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+        return super().forward(x)
 
 
-def reads_after_sigterm(folder):
-    data, callback = Ended(), NeuralCollapse()
+def batches_after_sigterm(folder):
+    model = Ended()
     saving = ModelCheckpoint(folder, filename="last", enable_version_counter=False)
     with pytest.raises(SystemExit):
-        trainer(callback, saving, max_epochs=6, enable_checkpointing=True).fit(Still(), DataLoader(data, 16))
-    return Ended.reads - data.last
+        trainer(NeuralCollapse(), saving, max_epochs=6, enable_checkpointing=True).fit(model, loader(shuffle=False))
+    return model.tally.noted[1:]
 
 
 def test_sigterm_during_a_look_leaves_a_usable_checkpoint(tmp_path):
-    (reads,) = on_ranks(reads_after_sigterm, 1, tmp_path, as_torchrun=False)
-    # That look had 63 samples to go: it ended with the batch.
-    assert reads == 15
+    (later,) = on_ranks(batches_after_sigterm, 1, tmp_path, as_torchrun=False)
+    # That look had four batches to go: it ended with the first.
+    assert later == []
     checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert checkpoint["epoch"] in (1, 2)
     whole = NeuralCollapse()
