@@ -20,7 +20,7 @@ from nc_callbacks.engine.passes import Passes, Step
 from nc_callbacks.engine.request import Source
 from nc_callbacks.engine.trainer import makes_layers_later
 from nc_callbacks.probe import Head, Tap, default_batch_fn, named_head
-from nc_callbacks.probe.names import distinct_modules, named_modules, unsharded, whole
+from nc_callbacks.probe.names import distinct_modules, named_modules, refuse_lazy, unsharded, whole
 from nc_callbacks.statistics import ClassStatistics
 from nc_callbacks.transfer.features import FeatureSample
 from nc_callbacks.transfer.head import CentredMeanHead, Normalize
@@ -245,6 +245,7 @@ def _checked_head(passes: Passes, model: LightningModule) -> Head:
     Raises:
         ValueError: It breaks it, or its input is not multiplied by the rows of its weight.
     """
+    refuse_lazy(model)
     head = passes.checked_head(*_first_pair(passes))
     with unsharded(model):
         module = _own_head(model, head.name)

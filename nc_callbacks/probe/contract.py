@@ -17,7 +17,6 @@ from nc_callbacks.probe.names import (
     inside_script,
     listed,
     named_modules,
-    refuse_lazy,
     refuse_single_output,
     unsharded,
 )
@@ -59,7 +58,6 @@ def check_head(
         ValueError: There is no such module, or none, or several that cannot be told apart: lists them.
     """
     check_names(model, head, layers)
-    refuse_lazy(model)
     trial = Trial(model, partial(forward, inputs))
     search = Search(model, trial)
     found: Found | None

@@ -122,16 +122,17 @@ def refuse_single_output(name: str) -> None:
 
 
 def refuse_lazy(model: nn.Module) -> None:
-    """Raise where a parameter has no shape yet.
+    """Raise where a parameter has no shape yet, for what sets parameters before training.
 
     Raises:
-        ValueError: There is one. A look would give it its shape, and its first values from other random numbers.
+        ValueError: There is one.
     """
     for name, module in named_modules(model).items():
         if any(map(is_lazy, (*module.parameters(recurse=False), *module.buffers(recurse=False)))):
             raise ValueError(
                 f"{name!r} ({type(module).__name__}) gets its shape in its first forward pass, which has not been "
-                "made: run the model once on a batch in setup or configure_model, before its optimiser is made."
+                "made, and so the model has no features yet to start a classifier from: run it once on a batch in "
+                "setup or configure_model."
             )
 
 

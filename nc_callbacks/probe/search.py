@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from nc_callbacks.probe.linear import Shape
 from nc_callbacks.probe.names import distinct_modules, unsharded
 from nc_callbacks.probe.outputs import Found, find_rows, logits_of
 from nc_callbacks.probe.targets import class_indices
-from nc_callbacks.probe.trial import Given, Kept, Trial
+from nc_callbacks.probe.trial import Given, Kept, Trial, same_tensors
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,10 @@ class Search:
         sizes = {size for tensor in logits_of(trial.returned).values() for size in tensor.shape}
         self.fitting = [call.name for call in once if any(shape.num_classes in sizes for shape in call.shapes)]
         """Modules that ran once and give as many outputs as the model."""
+        first = trial.returned
         self.kept: dict[str, Kept] = trial.kept(self.fitting)
+        self.steady = same_tensors(first, trial.returned) or trial.repeats()
+        """Whether runs can be compared with each other."""
         self._given: dict[str, Given] = {}
         self.similar = [name for name in self.fitting if self._is_returned(name)]
         self.matches = self._matches()
@@ -68,7 +71,8 @@ class Search:
     def give(self, name: str) -> Given:
         """What becomes of random rows in the place of a module's output."""
         if name not in self._given:
-            self._given[name] = self.trial.give(name, [*self.similar, *self.takers(name)])
+            given = self.trial.give(name, [*self.similar, *self.takers(name)])
+            self._given[name] = given if self.steady else replace(given, changed=self.trial.reached(name)[1])
         return self._given[name]
 
     def takers(self, name: str) -> list[str]:
@@ -84,6 +88,8 @@ class Search:
     def downstream(self, given: Given, names: Sequence[str]) -> list[str]:
         """Those of the named modules whose input has changed with what was given."""
         others = [name for name in names if name in given.inputs]
+        if not self.steady:
+            return self.trial.reached(given.name, others)[0] if others else []
         return [name for name in others if not torch.equal(self.keep(name).inputs, given.inputs[name])]
 
     def keep(self, name: str) -> Kept:

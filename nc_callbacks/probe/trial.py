@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +15,7 @@ from nc_callbacks.probe.hooks import Hook
 from nc_callbacks.probe.linear import Shape, shapes_of
 from nc_callbacks.probe.names import distinct_modules, whole
 from nc_callbacks.probe.outputs import Found, find_rows, tensors_of
+from nc_callbacks.probe.randomness import seeded
 from nc_callbacks.state.snapshot import Snapshot
 
 
@@ -46,6 +47,8 @@ class Kept:
 class Given:
     """What came of random rows in the place of a module's output."""
 
+    name: str
+    """Of the module."""
     found: tuple[Shape, Found] | None
     """Where they are in the model's output."""
     changed: bool
@@ -105,29 +108,50 @@ class Trial:
         self.returned = {place: whole(x) for place, x in tensors_of(self._run(names, keep, inputs)).items()}
         return {name: Kept(inputs[name], output) for name, output in outputs.items()}
 
+    def repeats(self) -> bool:
+        """Whether one more run returns what the last did.
+
+        It does not where noise comes from a generator that is neither the model's nor a global one.
+        """
+        again = {place: whole(tensor) for place, tensor in tensors_of(self._forward_alike()).items()}
+        return same_tensors(self.returned, again)
+
     def give(self, name: str, watched: Iterable[str] = ()) -> Given:
         """Run the model with random rows in the place of what a module gives, and see where they come out."""
+        output, given, inputs = self._run_with(name, watched, _random_like)
+        call = self.call(name)
+        assert call is not None
+        rows = whole(given)
+        returned = {place: whole(tensor) for place, tensor in tensors_of(output).items()}
+        found = [(shape, find_rows(shape.outputs(rows), returned)) for shape in call.shapes]
+        changed = not same_tensors(self.returned, returned)
+        return Given(name, next(((shape, rows) for shape, rows in found if rows is not None), None), changed, inputs)
+
+    def reached(self, name: str, watched: Iterable[str] = ()) -> tuple[list[str], bool]:
+        """The watched modules whose input a module's output is part of, and whether the model's output has it too.
+
+        Found out in a single run, by NaN in the place of what the module gives.
+        """
+        output, _, inputs = self._run_with(name, watched, _nan_like)
+        returned = any(bool(tensor.isnan().any()) for tensor in tensors_of(output).values())
+        return [other for other, x in inputs.items() if other != name and bool(x.isnan().any())], returned
+
+    def _run_with(
+        self, name: str, watched: Iterable[str], make: Callable[[Tensor], Tensor]
+    ) -> tuple[Any, Tensor, dict[str, Tensor]]:
+        """Run the model with something else in the place of what a module gives; inputs of the watched modules."""
         inputs: dict[str, Tensor] = {}
-        random: list[Tensor] = []
+        made: list[Tensor] = []
 
         def replace(called: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Tensor | None:
             if called != name:
                 return None
-            random.append(_random_like(output))
+            made.append(make(output))
             # A forward pass that needs gradients keeps its graph.
-            return random[0] + (output - output.detach()) if output.requires_grad else random[0]
+            return made[0] + (output - output.detach()) if output.requires_grad else made[0]
 
         output = self._run([*watched, name], replace, inputs)
-        call = self.call(name)
-        assert call is not None
-        rows = whole(random[0])
-        returned = {place: whole(tensor) for place, tensor in tensors_of(output).items()}
-        found = [(shape, find_rows(shape.outputs(rows), returned)) for shape in call.shapes]
-        changed = any(
-            place not in returned or not torch.equal(before.nan_to_num(), returned[place].nan_to_num())
-            for place, before in self.returned.items()
-        )
-        return Given(next(((shape, rows) for shape, rows in found if rows is not None), None), changed, inputs)
+        return output, made[0], inputs
 
     def _run(self, names: Iterable[str], after: Callable[..., Any], inputs: dict[str, Tensor] | None = None) -> Any:
         """Run the model with hooks after modules; `inputs`, where given, is filled before they run."""
@@ -146,15 +170,11 @@ class Trial:
             return self._forward_alike()
 
     def _forward_alike(self) -> Any:
-        devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
         # The first run makes what a model makes when it first runs; the others start where it ended, whatever they
         # change: counters, generators and hidden states of the model's own.
         state = Snapshot(self.model) if self.has_run else None
         try:
-            with torch.random.fork_rng(devices=devices):
-                torch.default_generator.manual_seed(0)
-                if devices:
-                    torch.cuda.manual_seed_all(0)
+            with seeded(0):
                 return self.forward()
         finally:
             self.has_run = True
@@ -177,6 +197,17 @@ def hook_before(module: nn.Module, hook: Callable[..., Any]) -> Callable[[], Non
 def hook_after(module: nn.Module, hook: Callable[..., Any]) -> Callable[[], None]:
     """Call (module, args, kwargs, output) after a module ran; returns what takes the hook off."""
     return nn.Module.register_forward_hook(module, Hook(module, hook), with_kwargs=True).remove
+
+
+def same_tensors(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    """Whether tensors at the same places are equal, NaN to NaN."""
+    return one.keys() == other.keys() and all(
+        torch.equal(tensor.nan_to_num(), other[place].nan_to_num()) for place, tensor in one.items()
+    )
+
+
+def _nan_like(output: Tensor) -> Tensor:
+    return torch.full_like(output, torch.nan)
 
 
 def _random_like(output: Tensor) -> Tensor:

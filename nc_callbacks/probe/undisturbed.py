@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import random
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-import numpy as np
 import torch
 from torch import nn
 
+from nc_callbacks.probe.randomness import seeded
 from nc_callbacks.state.settings import global_settings, put_back_settings
 from nc_callbacks.state.snapshot import Snapshot
 
@@ -31,22 +30,14 @@ def undisturbed(model: nn.Module, seed: int = 0) -> Iterator[None]:
     """
     flags = [(module, module.training) for module in model.modules()]
     settings = global_settings()
-    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002 - the global state is meant
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     with ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng(devices=list(devices)))
+        stack.enter_context(seeded(seed))
         stack.enter_context(torch.no_grad())
         if "torch._dynamo" in sys.modules:
             # Hooks never fire inside compiled code.
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         snapshot = Snapshot(model)
         try:
-            random.seed(seed)
-            np.random.seed(seed)  # noqa: NPY002
-            # torch.manual_seed would also seed devices that are not in use yet.
-            torch.default_generator.manual_seed(seed)
-            if devices:
-                torch.cuda.manual_seed_all(seed)
             model.eval()
             yield
         finally:
@@ -54,5 +45,3 @@ def undisturbed(model: nn.Module, seed: int = 0) -> Iterator[None]:
             for module, training in flags:
                 module.training = training
             put_back_settings(settings)
-            random.setstate(python_state)
-            np.random.set_state(numpy_state)  # noqa: NPY002

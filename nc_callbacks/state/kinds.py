@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 Restore = Callable[[], Any]
 
@@ -69,6 +70,8 @@ def of_generator(thing: Any) -> Restore:
 
 def of_tensor(tensor: Tensor) -> Restore:
     """Values, storage, class and gradient; without a trace in autograd's version counter."""
+    if is_lazy(tensor):
+        return _of_lazy(tensor)
     kind, leaf, alias = type(tensor), tensor.is_leaf, tensor.data
     needs_grad, grad = tensor.requires_grad, tensor.grad if leaf else None
     try:
@@ -87,6 +90,19 @@ def of_tensor(tensor: Tensor) -> Restore:
             tensor.requires_grad_(needs_grad)
         if leaf and tensor.grad is not grad:
             tensor.grad = grad
+
+    return put_back
+
+
+def _of_lazy(tensor: Tensor) -> Restore:
+    """A parameter or buffer without a shape, which gets one in its module's first forward pass."""
+    kind = type(tensor)
+
+    def put_back() -> None:
+        if type(tensor) is not kind:
+            tensor.grad = None
+            tensor.data = torch.empty(0, device=tensor.device, dtype=tensor.dtype)
+            tensor.__class__ = kind
 
     return put_back
 

@@ -166,11 +166,13 @@ def test_one_logit():
         check(Embedding(lambda m, h: m.head(h).squeeze(1), nn.Linear(12, 1)), y=(Y > 1).float())
 
 
-def test_lazy_layers_are_not_shaped_by_the_trial():
+@pytest.mark.parametrize("head", [None, "head"])
+def test_lazy_layers_are_tried_and_lazy_again(head):
     model = Embedding(lambda m, h: m.head(h), nn.LazyLinear(4))
-    with pytest.raises(ValueError, match=r"'head' \(LazyLinear\) gets its shape in its first forward pass"):
-        check(model, head="head")
+    found = check(model, head=head)
+    assert (found.name, found.num_features, found.num_classes, found.affine) == ("head", 12, 4, True)
     assert model.head.has_uninitialized_params()
+    assert type(model.head) is nn.LazyLinear
 
 
 def test_a_zero_classifier_beside_another():

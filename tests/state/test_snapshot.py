@@ -122,6 +122,16 @@ class TestModules:
         assert type(net[0]) is nn.Linear
         assert net[0].weight.shape == (2, 5)
 
+    def test_lazy_buffers_are_lazy_again(self):
+        net = nn.LazyBatchNorm1d()
+        snapshot = Snapshot(net)
+        net(torch.ones(2, 3))
+        snapshot.put_back()
+        assert all(isinstance(t, nn.parameter.UninitializedBuffer) for t in (net.running_mean, net.running_var))
+        net(torch.ones(2, 5))
+        assert type(net.running_var) is torch.Tensor
+        assert net.running_var.shape == (5,)
+
     def test_expanded_and_quantised_and_sparse_tensors_do_no_harm(self):
         net = nn.Linear(2, 2)
         net.wide, net.sparse, net.count = torch.zeros(1).expand(5), torch.eye(2).to_sparse(), 0
