@@ -6,15 +6,16 @@ import difflib
 import functools
 import importlib.util
 import inspect
-import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch import LightningModule
 
+from nc_callbacks.metrics import LogKey
+from nc_callbacks.metrics.keys import SPLITS
+
 Split = Literal["train", "val", "test"]
-_SPLIT = re.compile(r"train|(val|test)(/dataloader_idx_\d+)?")
 
 Mode = Literal["epoch_end", "online"]
 Epochs = Iterable[int] | Literal["log"] | None
@@ -69,7 +70,7 @@ def check_arguments(
         raise ValueError(f"every_n_epochs must be at least 1, got {every_n_epochs}.")
     if isinstance(epochs, str) and epochs != "log":
         raise ValueError(f'epochs must be a list of epochs or "log", got {epochs!r}.')
-    if isinstance(splits, str) or not splits or not all(map(_SPLIT.fullmatch, splits)):
+    if isinstance(splits, str) or not splits or not all(map(_is_split, splits)):
         raise ValueError(f'splits must be a list of "train", "val" and "test", got {splits!r}.')
     if isinstance(layers, str):
         raise ValueError(f"layers must be a list of module names, got the string {layers!r}: pass [{layers!r}].")
@@ -80,7 +81,14 @@ def check_arguments(
     if global_mean not in ("classes", "samples"):
         raise ValueError(f'global_mean must be "classes" or "samples", got {global_mean!r}.')
     parts = prefix.split("/")
-    if not all(parts) or {"train", "val", "test"} & set(parts[1:]):
+    if not all(parts) or set(SPLITS) & set(parts[1:]):
         raise ValueError(f'prefix must be a name such as "nc" or "study/nc", got {prefix!r}.')
     if figures and importlib.util.find_spec("matplotlib") is None:
         raise ModuleNotFoundError("figures need matplotlib: pip install matplotlib, or pass figures=False.")
+
+
+def _is_split(label: object) -> bool:
+    if not isinstance(label, str):
+        return False
+    place = LogKey.at(label)
+    return place.split in SPLITS[place.loader is not None :] and not place.layer and place.where == label

@@ -207,9 +207,8 @@ class CollapseCallback(SessionHooks):
         """By place: a log key without the metric's name."""
         notices, head = session_of(trainer).notices, self.watch.source.head or ""
         for label, layers in observations.items():
-            split, _, loader = label.partition("/dataloader_idx_")
             for layer in (head, *self.layers) if selects(self.splits, label) else ():
-                place = LogKey("", split, "" if layer == head else layer, int(loader) if loader else None, self.prefix)
+                place = replace(LogKey.at(label, prefix=self.prefix), layer="" if layer == head else layer)
                 yield place, measured(self.measure, layers[layer], head, trainer, notices)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

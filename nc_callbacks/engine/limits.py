@@ -9,6 +9,7 @@ from lightning.pytorch import Trainer
 
 from nc_callbacks.data.loader import single_loaders
 from nc_callbacks.engine.trainer import batches_of_epoch, counted_batches, is_a, place_of
+from nc_callbacks.metrics import LogKey
 
 
 def batch_limit(trainer: Trainer, split: str, loader: Any) -> float:
@@ -19,7 +20,7 @@ def batch_limit(trainer: Trainer, split: str, loader: Any) -> float:
         split: What follows the prefix in log keys.
         loader: The split's.
     """
-    kind = split.partition("/")[0]
+    kind = LogKey.at(split).split
     if kind not in ("train", "val", "test"):
         return math.inf
     limit = getattr(trainer, f"limit_{kind}_batches")

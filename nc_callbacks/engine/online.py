@@ -13,6 +13,7 @@ from nc_callbacks.engine.look import Look
 from nc_callbacks.engine.observation import Observation, Observations
 from nc_callbacks.engine.split import SplitStatistics
 from nc_callbacks.engine.trainer import by_split
+from nc_callbacks.metrics import LogKey
 from nc_callbacks.probe import Batch, Tap, default_batch_fn, named_modules
 
 _WAY_OUT = 'With mode="epoch_end" the features come from a pass of its own, which runs the model eagerly and once.'
@@ -54,7 +55,7 @@ class Online:
 
     def restart(self, split: str) -> None:
         """Forget a split's batches: its loaders are gone through from the start."""
-        for label in [label for label in self.gathered if label.partition("/")[0] == split]:
+        for label in [label for label in self.gathered if LogKey.at(label).split == split]:
             self.gathered.pop(label).release()
 
     def begin_batch(self) -> None:

@@ -20,6 +20,7 @@ from nc_callbacks.engine.online import Online, refuse_compiled
 from nc_callbacks.engine.passes import Memory
 from nc_callbacks.engine.request import DEFAULT_CACHE, Needs, Request, Source
 from nc_callbacks.engine.trainer import evaluation_loaders, loaders_of_fit, selects
+from nc_callbacks.metrics import LogKey
 from nc_callbacks.probe import Head
 
 
@@ -57,7 +58,7 @@ class Watch:
 
     def looks_at(self, kind: str) -> bool:
         """Whether it looks at some loader of ``"val"`` or ``"test"``."""
-        return any(split.partition("/")[0] == kind for split in self.splits)
+        return any(LogKey.at(split).split == kind for split in self.splits)
 
 
 class Session:

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 
 from nc_callbacks.data.loader import single_loaders
 from nc_callbacks.distributed import Ranks
+from nc_callbacks.metrics import LogKey
 
 _PACKAGES = ("lightning", "pytorch_lightning")
 """The same code under two names, whose classes know nothing of each other."""
@@ -129,17 +130,17 @@ def by_split(split: str, loaders: Any) -> dict[str, Any]:
     singles = single_loaders(loaders)
     if len(singles) == 1:
         return {split: singles[0]}
-    return {f"{split}/dataloader_idx_{place}": single for place, single in enumerate(singles)}
+    return {LogKey("", split, loader=place).where: single for place, single in enumerate(singles)}
 
 
 def selects(splits: Collection[str], label: str) -> bool:
     """Whether splits such as ``"val"`` or ``"val/dataloader_idx_0"`` have a loader of that label."""
-    return label in splits or label.partition("/")[0] in splits
+    return label in splits or LogKey.at(label).split in splits
 
 
 def place_of(split: str) -> int:
     """Which of several loaders has these log keys: Lightning's dataloader_idx."""
-    return int(split.partition("/dataloader_idx_")[2] or 0)
+    return LogKey.at(split).loader or 0
 
 
 def loaders_of_fit(trainer: Trainer, splits: Collection[str]) -> dict[str, Any]:
@@ -150,7 +151,7 @@ def loaders_of_fit(trainer: Trainer, splits: Collection[str]) -> dict[str, Any]:
     """
     if all(split == "train" for split in splits):
         return {"train": trainer.train_dataloader}
-    loaders = _validation_loaders(trainer) if any(split.startswith("val") for split in splits) else {}
+    loaders = _validation_loaders(trainer) if any(LogKey.at(split).split == "val" for split in splits) else {}
     refuse_unknown(splits, "val", loaders)
     chosen = {label: loader for label, loader in loaders.items() if selects(splits, label)}
     return {"train": trainer.train_dataloader} | chosen
@@ -162,7 +163,7 @@ def refuse_unknown(splits: Collection[str], kind: str, loaders: Mapping[str, Any
     Raises:
         ValueError: There is not.
     """
-    wrong = [split for split in splits if split.startswith(f"{kind}/") and split not in loaders]
+    wrong = [split for split in splits if split != kind == LogKey.at(split).split and split not in loaders]
     if wrong:
         raise ValueError(f"splits has {wrong[0]!r}, and the loaders are {', '.join(map(repr, loaders))}.")
 

@@ -63,16 +63,18 @@ class LogKey:
         return cls(start, "", "", loader, "")
 
     @classmethod
-    def at(cls, where: str, name: str, prefix: str = "nc") -> LogKey:
-        """The key of a metric at a place as `where` gives it.
+    def at(cls, where: str, name: str = "", prefix: str = "nc") -> LogKey:
+        """The key of a metric at a place as `where` gives it; without a name, the place alone.
 
         Example:
             >>> str(LogKey.at("val/backbone.3/dataloader_idx_1", "nc1"))
             'nc/val/backbone.3/nc1/dataloader_idx_1'
+            >>> LogKey.at("val/dataloader_idx_1").loader
+            1
         """
         found = _LOADER.fullmatch(where)
         start, loader = (found[1], int(found[2])) if found else (where, None)
-        return replace(cls.parse(f"{prefix}/{start}/{name}"), loader=loader)
+        return replace(cls.parse(f"{prefix}/{start}/{name or 'any'}"), name=name, loader=loader)
 
     @property
     def is_ours(self) -> bool:

@@ -41,8 +41,10 @@ def add_products(products: Float[Tensor, "p p"], d: Float[Tensor, "n p"]) -> Non
     if p < _FEW_FEATURES and d.shape[0] > _ROWS_TOGETHER:
         whole = d.shape[0] // _ROWS_TOGETHER * _ROWS_TOGETHER
         blocks = d[:whole].view(-1, _ROWS_TOGETHER, p)
-        rest = d[whole:]
-        products.add_(torch.bmm(blocks.mT, blocks).sum(0, dtype=wide_dtype(d.device)).add_(rest.T @ rest))
+        products.add_(torch.bmm(blocks.mT, blocks).sum(0, dtype=wide_dtype(d.device)))
+        if whole < d.shape[0]:
+            # By themselves: added one by one to the sum of all rows they would be rounded to its last digit.
+            products.add_(d[whole:].T @ d[whole:])
         return
     # Elsewhere than on a CPU one launch is worth more than the arithmetic.
     step = max(_LEAST_STRIP, p // _STRIPS) if d.device.type == "cpu" else p

@@ -20,7 +20,7 @@ from nc_callbacks.statistics.sums import Place, moved_products, moved_rows, tota
 
 Covariance = Literal["none", "pooled", "per_class"]
 
-_BLOCK_ROWS = 2**14
+_BLOCK_ROWS = 2**15
 """Rows that are summed in one block."""
 
 _BLOCK_ROWS_PER_CLASS = 64

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from nc_callbacks import FeatureSpectrum, NeuralCollapse, QuasiInterpolation, WeightMeanAlignment
-from tests.callbacks.common import Classifier, loader, samples, trainer
+from tests.callbacks.common import Classifier, loader, trainer
 from tests.processes import on_ranks
 
 # Online says which epoch it leaves out.
