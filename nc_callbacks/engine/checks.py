@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule
 
 from nc_callbacks import probe
 from nc_callbacks.data.loader import OwnLoader, own_loaders, single_loaders
+from nc_callbacks.engine.machine import said_of_memory
 from nc_callbacks.engine.passes import Passes
 from nc_callbacks.engine.request import Needs, Source
 from nc_callbacks.engine.trainer import makes_layers_later, overrides
@@ -33,11 +34,13 @@ class Checks:
 
     Attributes:
         found: What the first batch has shown of the classifier.
+        features: Number of features of each layer.
     """
 
     def __init__(self, passes: Passes, needs: Needs, tap: Callable[[Head], Tap]) -> None:
         self.passes, self.needs, self.tap = passes, needs, tap
         self.found: Head | None = None
+        self.features: dict[str, int] = {}
         if passes.source.forward_fn is None and not overrides(passes.model, "forward"):
             raise ValueError(
                 f"{type(passes.model).__name__} has no forward method. Define one from inputs to outputs, or pass "
@@ -54,6 +57,11 @@ class Checks:
         shapes = [self._split(split, loader) for split, loader in loaders.items()]
         if self.needs.ood_loader is not None:
             self._ood(shapes[0])
+        assert self.found is not None
+        layers = {name: (p, self.needs.at(name, self.found.name).covariance) for name, p in self.features.items()}
+        ranks, device = self.passes.ranks.size, self.passes.model.device
+        if said := said_of_memory(layers, self.found.num_classes, len(loaders), ranks, device):
+            self.passes.warn(said)
 
     def _split(self, split: str, loader: Any) -> tuple[int, ...]:
         shape = None
@@ -92,7 +100,7 @@ class Checks:
 
     def _widths(self, batch: Batch, head: str) -> None:
         for name, features in batch.features.items():
-            covariance = self.needs.at(name, head).covariance
+            covariance, self.features[name] = self.needs.at(name, head).covariance, features.shape[1]
             if features.shape[1] > MAX_FEATURES and covariance != "none":
                 raise ValueError(
                     f"Layer {name!r} has {features.shape[1]} features, and its within-class covariance has as many "

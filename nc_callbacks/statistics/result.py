@@ -79,10 +79,17 @@ def _given_dtype(state: dict[str, Tensor], numbers: int) -> torch.dtype:
     return torch.float32
 
 
-def state_bytes(num_classes: int, num_features: int, covariance: Covariance) -> int:
+def state_bytes(num_classes: int, num_features: int, covariance: Covariance, ranks: int = 1, kept: int = 0) -> int:
     """Bytes that class statistics of float32 features take at their peak: states, rows that wait, and `compute`.
 
     An upper estimate: the second parts of the sums are there after many samples only (see `two_parts`).
+
+    Args:
+        num_classes: Number of classes k.
+        num_features: Number of features p.
+        covariance: Covariances that are gathered.
+        ranks: Processes that share the samples; several exchange a copy of the sums.
+        kept: Moments of other splits that stay meanwhile.
 
     Example:
         >>> state_bytes(1000, 2048, "per_class") / 2**30 < 52
@@ -97,4 +104,6 @@ def state_bytes(num_classes: int, num_features: int, covariance: Covariance) -> 
     matrix = p * p if covariance == "per_class" else min(p * p, (p // 8 + 128) * p) * matrices
     algebra = 8 * (4 * matrix + 3 * min(k, 4096) * p)
     waiting = 3 * max(2**20, 4 * p * k * min(64, p) if covariance == "per_class" else 0)
-    return states + algebra + waiting
+    exchange = 4 * (products + 3 * k * p) if ranks > 1 else 0
+    given = (8 if 8 * products <= _WIDE_BYTES else 4) * products + 8 * k * p
+    return states + algebra + waiting + exchange + kept * given

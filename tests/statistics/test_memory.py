@@ -35,6 +35,7 @@ print(statistics.products.nbytes, updated - start, peak() - start)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("k", "p", "covariance"), [(4, 5120, "pooled"), (100, 512, "per_class")])
 def test_compute_takes_little_more_than_its_result(k: int, p: int, covariance: Any) -> None:
     run = subprocess.run([sys.executable, "-c", SCRIPT, str(k), str(p), covariance], capture_output=True, text=True)
