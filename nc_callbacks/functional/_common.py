@@ -88,6 +88,20 @@ def row_parts(*matrices: Float[Tensor, "k p"]) -> Iterator[tuple[Tensor, ...]]:
     return (tuple(matrix[block].to(dtype) for matrix in matrices) for block in blocks)
 
 
+def product(matrix: Float[Tensor, "p q"], columns: Float[Tensor, "q r"]) -> Float[Tensor, "p r"]:
+    """The product in the columns' precision, without a copy of a large matrix in it."""
+    if matrix.dtype == columns.dtype or (torch.is_grad_enabled() and (matrix.requires_grad or columns.requires_grad)):
+        return matrix.to(columns.dtype) @ columns
+    found = columns.new_empty(len(matrix), columns.shape[1])
+    # One buffer: blocks that come and go leave holes in memory that add up to the copy.
+    buffer = columns.new_empty(0)
+    for rows in row_blocks(*matrix.shape, columns.dtype):
+        part = matrix[rows]
+        buffer.resize_(part.shape).copy_(part)
+        found[rows] = buffer @ columns
+    return found
+
+
 def unit_parts(*matrices: Float[Tensor, "k p"]) -> Iterator[tuple[Tensor, ...]]:
     """The same rows of several matrices, each matrix divided by its `magnitude`."""
     scales = [magnitude(matrix) for matrix in matrices]
@@ -119,7 +133,7 @@ def scaled(tensor: Float[Tensor, "k p"], widen: bool = True) -> tuple[Float[Tens
 
 def check_normal(name: str, variances: Tensor) -> None:
     """Refuse variances that have lost their digits, for all of them are below the normal numbers of their type."""
-    largest = variances.detach().abs().amax() if variances.numel() else variances.new_zeros(())
+    largest = torch.stack(variances.detach().aminmax()).abs().amax() if variances.numel() else variances.new_zeros(())
     if 0 < largest < torch.finfo(variances.dtype).tiny:
         raise ValueError(
             f"{name} must be normal numbers of {variances.dtype}, got at most {float(largest):.2g}, of which digits "

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nc_callbacks.functional._common import row_parts
+from nc_callbacks.functional._common import product, row_parts
 from nc_callbacks.functional.rounding import STEPS, Rounding, arithmetic, deviations
 
 DIGITS = 3
@@ -70,7 +70,7 @@ def directions_of(
     the class means nor the samples (vᵀΣ_W v) are moved along it by more than rounding moves a sample.
     """
     k, p = means.shape
-    variances = within.diagonal().clamp(min=0)
+    variances = within.diagonal().to(means.dtype).clamp(min=0)
     squares = torch.stack([rows.square().sum(0) for (rows,) in row_parts(means)]).sum(0) / k + variances
     rounding = Rounding(precision, squares, variances)
     matrix = deviations(means)
@@ -82,7 +82,7 @@ def directions_of(
     singular, v = singular[:count], v[:count].T
     # What the singular values themselves are rounded to: nothing is there, as where a unit is dead.
     own = max(k, p) * torch.finfo(singular.dtype).eps * singular.amax()
-    between, spread = singular / k**0.5, (within @ v * v).sum(0)
+    between, spread = singular / k**0.5, (product(within, v) * v).sum(0)
     of_variance = rounding.of_variance(v)
     separate = between <= rounding.of_means(v, k)
     common = (between <= rounding.of_features(v)) & (spread <= of_variance)
@@ -111,11 +111,11 @@ def directions_of(
 
 def _digits(kept: Tensor, singular: Tensor, within: Tensor, rounding: Rounding) -> int:
     """Digits of tr(Pᵀ Σ_W P) that are left by rounding of the class means, to first order, and of Σ_W."""
-    product = kept.T @ within
-    inner = product @ kept
+    spread = product(within, kept).T
+    inner = spread @ kept
     value = (inner.diagonal() / singular.square()).sum()
     # The derivative in M, turned by its left singular vectors.
-    slope = (product - inner @ kept.T) / singular[:, None] ** 3 - (inner / singular[:, None] / singular**2) @ kept.T
+    slope = (spread - inner @ kept.T) / singular[:, None] ** 3 - (inner / singular[:, None] / singular**2) @ kept.T
     noise = (rounding.precision + 2 * arithmetic(rounding.precision)) * rounding.squares.sqrt()
     of_means = 2 * (slope * noise).norm()
     of_entries = (rounding.precision / 2) ** 2 * rounding.squares + arithmetic(rounding.precision) * rounding.variances

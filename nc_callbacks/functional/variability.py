@@ -14,6 +14,7 @@ from nc_callbacks.functional._common import (
     common_dtype,
     full_precision,
     is_finite,
+    product,
     scaled,
 )
 from nc_callbacks.functional.directions import DIGITS, directions_of
@@ -69,7 +70,8 @@ def nc1(
         raise ValueError(f"within must be ({p}, {p}) to go with means of shape ({k}, {p}), got {tuple(within.shape)}.")
     check_normal("within", within)
     means, scale = scaled(means)
-    within = within.to(means.dtype) / scale / scale
+    if scale != 1:
+        within = within.to(means.dtype) / scale / scale
     if not (is_finite(means) and is_finite(within)):
         return (torch.nan * (means.sum() + within.sum())).to(dtype)
     centre, centre_precision = None, 0.0
@@ -86,7 +88,7 @@ def nc1(
     inverse = directions.kept / directions.singular
     if centred_means.requires_grad:
         inverse = directions.inverse(centred_means)
-    return (inverse * (within @ inverse)).sum().clamp(min=0).to(dtype)
+    return (inverse * product(within, inverse)).sum().clamp(min=0).to(dtype)
 
 
 @full_precision
