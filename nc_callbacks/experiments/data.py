@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
@@ -48,10 +49,11 @@ class ImageData(LightningDataModule):
         batch_size: Samples a batch.
         num_workers: Worker processes of the loaders.
         download: Download what is not there.
-        seed: Of the split of ``digits``.
+        seed: Of the split of ``digits``, and of the draw of `samples`.
+        samples: Training images to train with, drawn at random so that each class keeps its share; by default all.
 
     Raises:
-        ValueError: There is no data set of that name.
+        ValueError: There is no data set of that name; in `setup`: it has fewer images than `samples`.
         FileNotFoundError: In `setup`: the data is not there and cannot be downloaded.
 
     Example:
@@ -69,6 +71,7 @@ class ImageData(LightningDataModule):
         num_workers: int = 0,
         download: bool = True,
         seed: int = 0,
+        samples: int | None = None,
     ) -> None:
         super().__init__()
         if name not in IMAGE_SETS:
@@ -79,6 +82,7 @@ class ImageData(LightningDataModule):
         self.num_workers = num_workers
         self.download = download
         self.seed = seed
+        self.samples = samples
         self.image_shape = IMAGE_SETS[name].shape
         self.num_classes = IMAGE_SETS[name].num_classes
         self.train_set: TensorDataset | None = None
@@ -88,9 +92,13 @@ class ImageData(LightningDataModule):
         if self.train_set is not None:
             return
         if self.image_set == "digits":
-            self.train_set, self.val_set = (TensorDataset(*images) for images in _digits(self.seed))
+            train, val = _digits(self.seed)
         else:
-            self.train_set, self.val_set = (TensorDataset(*self._load(train)) for train in (True, False))
+            train, val = self._load(True), self._load(False)
+        if self.samples is not None:
+            chosen = stratified(train[1], self.samples, self.seed)
+            train = train[0][chosen], train[1][chosen]
+        self.train_set, self.val_set = TensorDataset(*train), TensorDataset(*val)
 
     def _load(self, train: bool) -> Images:
         image_set = IMAGE_SETS[self.image_set]
@@ -130,6 +138,36 @@ class ImageData(LightningDataModule):
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
         )
+
+
+def stratified(labels: Int[Tensor, " n"], samples: int, seed: int) -> Int[Tensor, " samples"]:
+    """Indices of samples drawn at random, without repeats and in rising order: of each class its share of them.
+
+    The shares are rounded to whole samples so that they add up, the largest remainders up.
+
+    Args:
+        labels: Class of each.
+        samples: How many to draw.
+        seed: Of the draw.
+
+    Raises:
+        ValueError: There are not that many.
+
+    Example:
+        >>> labels = torch.tensor([0, 1, 1, 0, 1, 1, 1, 1, 0])
+        >>> labels[stratified(labels, 3, seed=0)].bincount().tolist()
+        [1, 2]
+    """
+    if not 0 < samples <= len(labels):
+        raise ValueError(f"samples must be between 1 and the {len(labels)} there are, got {samples}.")
+    counts = torch.bincount(labels)
+    shares = counts.double() * samples / len(labels)
+    taken = shares.floor().long()
+    taken[(shares - taken).argsort(descending=True, stable=True)[: samples - int(taken.sum())]] += 1
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    by_class = order[labels[order].argsort(stable=True)]
+    parts = by_class.split(counts.tolist())
+    return torch.cat([part[:count] for part, count in zip(parts, taken.tolist(), strict=True)]).sort().values
 
 
 def _digits(seed: int) -> tuple[Images, Images]:

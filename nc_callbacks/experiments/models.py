@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from nc_callbacks.experiments.initialisation import initialised
+
 Shape = tuple[int, int, int]
 """Channels, height and width of an image."""
 
@@ -71,6 +73,10 @@ class Enlarge(nn.Module):
         return nn.functional.pad(images, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
 
 
+def _dropped(share: float) -> list[nn.Module]:
+    return [nn.Dropout(share)] if share else []
+
+
 class Network(nn.Module):
     """A backbone and a linear classifier on its representation.
 
@@ -95,6 +101,8 @@ def cnn(
     num_features: int = 512,
     batch_norm: bool = False,
     bias: bool = False,
+    init: str = "torch",
+    dropout: float = 0.0,
 ) -> Network:
     """Two 3 × 3 convolutions (32 and 64 channels, ReLU), a dense layer of p units, the activation, the classifier.
 
@@ -108,6 +116,8 @@ def cnn(
         num_features: p.
         batch_norm: Normalise before each activation.
         bias: Whether the classifier has a bias.
+        init: Initial weights, as `initialised` has them.
+        dropout: Share of the inputs of each dense layer, the classifier among them, left out at random in training.
 
     Example:
         >>> cnn((1, 8, 8), num_classes=10)(torch.zeros(2, 1, 8, 8)).shape
@@ -128,13 +138,17 @@ def cnn(
         nn.ReLU(),
         nn.MaxPool2d(2),
         nn.Flatten(),
+        *_dropped(dropout),
         *normalised(
             nn.Linear(64 * (height // scale) * (width // scale), num_features, bias=not batch_norm),
             nn.BatchNorm1d(num_features),
         ),
         named_activation(activation),
+        *_dropped(dropout),
     )
-    return Network(backbone, nn.Linear(num_features, num_classes, bias=bias))
+    network = Network(backbone, nn.Linear(num_features, num_classes, bias=bias))
+    initialised(network, init)
+    return network
 
 
 def mlp(
@@ -145,6 +159,8 @@ def mlp(
     hidden: tuple[int, ...] = (512,),
     batch_norm: bool = False,
     bias: bool = False,
+    init: str = "torch",
+    dropout: float = 0.0,
 ) -> Network:
     """Dense layers with ReLU, a dense layer of p units, the activation, the classifier.
 
@@ -156,15 +172,19 @@ def mlp(
         hidden: Units of the layers before the representation.
         batch_norm: Normalise before each activation.
         bias: Whether the classifier has a bias.
+        init: Initial weights, as `initialised` has them.
+        dropout: Share of the inputs of each dense layer but the first left out at random in training.
     """
     sizes = [math.prod(image_shape), *hidden, num_features]
     layers: list[nn.Module] = [nn.Flatten()]
     for fan_in, fan_out in pairwise(sizes):
         layers.append(nn.Linear(fan_in, fan_out, bias=not batch_norm))
         layers += [nn.BatchNorm1d(fan_out)] if batch_norm else []
-        layers.append(nn.ReLU())
-    layers[-1] = named_activation(activation)
-    return Network(nn.Sequential(*layers), nn.Linear(num_features, num_classes, bias=bias))
+        layers += [nn.ReLU(), *_dropped(dropout)]
+    layers[-2 if dropout else -1] = named_activation(activation)
+    network = Network(nn.Sequential(*layers), nn.Linear(num_features, num_classes, bias=bias))
+    initialised(network, init)
+    return network
 
 
 def conv_1fc(

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torchvision import datasets
 
-from nc_callbacks.experiments.data import IDX_FILES, ImageData, read_idx
+from nc_callbacks.experiments.data import IDX_FILES, ImageData, read_idx, stratified
 
 
 def idx(values):
@@ -117,3 +117,30 @@ def test_broken_idx_files(tmp_path, mnist_arrays):
     path.write_bytes(gzip.compress(b"text"))
     with pytest.raises(ValueError, match="is no IDX file"):
         read_idx(path)
+
+
+def test_samples_keep_the_shares_of_the_classes():
+    data, again, other = (ImageData("digits", samples=300, seed=seed) for seed in (0, 0, 1))
+    whole = ImageData("digits")
+    for each in (data, again, other, whole):
+        each.setup()
+    assert len(data.train_set) == 300
+    assert torch.equal(data.train_set.tensors[0], again.train_set.tensors[0])
+    assert not torch.equal(data.train_set.tensors[0], other.train_set.tensors[0])
+    shares = whole.class_counts * 300 / len(whole.train_set)
+    assert (data.class_counts - shares).abs().max() < 1
+    # Each is an image of the whole training set, none is there twice.
+    rows = {(tuple(x.flatten().tolist()), int(y)) for x, y in whole.train_set}
+    assert {(tuple(x.flatten().tolist()), int(y)) for x, y in data.train_set} <= rows
+    assert len(data.train_set.tensors[0].flatten(1).unique(dim=0)) == 300
+    assert torch.equal(data.val_set.tensors[0], whole.val_set.tensors[0])
+
+
+def test_stratified_by_hand():
+    labels = torch.tensor([2] * 50 + [0] * 30 + [1] * 20)
+    assert labels[stratified(labels, 10, seed=3)].bincount().tolist() == [3, 2, 5]
+    # 0.9, 0.6 and 1.5 samples: the largest remainders are rounded up.
+    assert labels[stratified(labels, 3, seed=3)].bincount(minlength=3).tolist() == [1, 1, 1]
+    assert stratified(labels, 100, seed=3).tolist() == list(range(100))
+    with pytest.raises(ValueError, match="between 1 and the 100 there are, got 101"):
+        stratified(labels, 101, seed=3)

@@ -84,3 +84,49 @@ def test_enlarge():
     assert enlarged[4].tolist() == [0] * 5
     with pytest.raises(ValueError, match="at most 5 × 5, got 6 × 6"):
         models.Enlarge(5)(torch.zeros(1, 1, 6, 6))
+
+
+@pytest.mark.parametrize("name", ["cnn", "mlp"])
+def test_keras_initialisation(name):
+    torch.manual_seed(0)
+    network = BUILDERS[name]((1, 28, 28), num_classes=10, init="keras", bias=True)
+    layers = [module for module in network.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    assert len(layers) == {"cnn": 4, "mlp": 3}[name]
+    for layer in layers:
+        if isinstance(layer, nn.Conv2d):
+            fans = (layer.in_channels + layer.out_channels) * 3 * 3
+        else:
+            fans = layer.in_features + layer.out_features
+        bound = (6 / fans) ** 0.5
+        weight = layer.weight.detach().double()
+        assert bound * 0.97 < weight.abs().max() <= bound * (1 + 1e-6)
+        # Uniform on ±bound: variance bound²/3, with a standard error of its fourth moment.
+        assert weight.var().item() == pytest.approx(bound**2 / 3, rel=4 * 0.9 / weight.numel() ** 0.5)
+        assert layer.bias.abs().max() == 0
+
+
+def test_unknown_initialisation():
+    with pytest.raises(ValueError, match="init must be 'torch' or 'keras', got 'he'"):
+        models.mlp((1, 8, 8), 10, init="he")
+
+
+@pytest.mark.parametrize(("name", "places"), [("cnn", [3136, 512]), ("mlp", [512, 512])])
+def test_dropout_before_dense_layers_in_training_alone(name, places):
+    torch.manual_seed(0)
+    network = BUILDERS[name]((1, 28, 28), num_classes=10, dropout=0.25)
+    seen = []
+    for module in network.modules():
+        if isinstance(module, nn.Dropout):
+            module.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0], output)))
+    network(torch.rand(64, 1, 28, 28))
+    assert [before.shape[1] for before, _ in seen] == places
+    for before, after in seen:
+        kept = after != 0
+        torch.testing.assert_close(after[kept], before[kept] / 0.75)
+        dropped = ((before != 0) & ~kept).sum() / (before != 0).sum()
+        assert dropped.item() == pytest.approx(0.25, abs=0.02)
+    seen.clear()
+    network.eval()(torch.rand(2, 1, 28, 28))
+    assert all(torch.equal(before, after) for before, after in seen)
+    plain = BUILDERS[name]((1, 28, 28), num_classes=10)
+    assert [p.shape for p in plain.parameters()] == [p.shape for p in network.parameters()]

@@ -52,6 +52,9 @@ def test_composes_as_published(experiment):
         steps = list(config.scheduler.milestones)
         assert len(steps) == {"seddik": 0, "lindegaard": 3, "papyan": 2}[experiment.split("_")[0]]
         assert all(0 < step < trained for step in steps)
+        if experiment.startswith("seddik"):
+            assert (config.model.init, config.model.batch_norm, config.optimizer.eps) == ("keras", True, 1e-7)
+            assert 0 < config.model.dropout < 1
         if experiment.startswith("lindegaard"):
             assert (config.optimizer.momentum, config.optimizer.weight_decay) == (0.9, 5e-4)
             assert config.loss._target_.endswith("OneHotSquaredError")
@@ -63,6 +66,8 @@ def test_small_scale_runs_on_digits(experiment):
     assert small.hydra.sweeper.params.data == "digits"
     config = composed(f"experiment={experiment}", "scale=small", "data=digits")
     assert 0 < config.trainer.max_epochs <= 150
+    if experiment.startswith("seddik"):
+        assert (config.model.init, config.model.batch_norm, config.model.dropout) == ("torch", False, 0)
     assert all(0 < step < config.trainer.max_epochs for step in config.scheduler.milestones)
 
 
