@@ -18,7 +18,9 @@ from nc_callbacks.functional.near_optimal import (
 )
 from nc_callbacks.functional.nearest_mean import nc4, nearest_mean
 from nc_callbacks.functional.spectrum import effective_rank, eigenvalues, entropy_rank, explained_variance
+from nc_callbacks.functional.transferability import h_score, log_evidence
 from nc_callbacks.functional.variability import nc1, nc1_cdnv, nc1_quotient
+from nc_callbacks.functional.whitening import oas_shrinkage, whitened_weight
 
 __all__ = [
     "NearOptimality",
@@ -29,7 +31,9 @@ __all__ = [
     "eigenvalues",
     "entropy_rank",
     "explained_variance",
+    "h_score",
     "implicit_weights",
+    "log_evidence",
     "mse_decomposition",
     "nc1",
     "nc1_cdnv",
@@ -45,7 +49,9 @@ __all__ = [
     "nc5",
     "near_optimality",
     "nearest_mean",
+    "oas_shrinkage",
     "quasi_interpolation_errors",
     "softmax_expectations",
+    "whitened_weight",
     "wm_cosine",
 ]

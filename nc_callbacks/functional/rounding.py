@@ -79,6 +79,13 @@ class Rounding:
         sums = arithmetic(self.precision) * len(v) ** 0.5 * (v.square().T @ self.variances)
         return self.of_features(v).square() + sums
 
+    def most_variance(self) -> float:
+        """A bound on `of_variance` along every direction."""
+        largest = self.precision * float(self.squares.amax().sqrt())
+        common = STEPS * arithmetic(self.precision) * float(self.squares.sum().sqrt())
+        sums = arithmetic(self.precision) * len(self.squares) ** 0.5 * float(self.variances.amax())
+        return (largest + common) ** 2 + sums
+
     def _independent(self, v: Float[Tensor, "p r"]) -> Float[Tensor, " r"]:
         return (v.square().T @ self.squares).sqrt()
 

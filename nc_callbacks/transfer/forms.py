@@ -1,15 +1,26 @@
-"""The forms that a head of class means can have."""
+"""The forms that a head of class means can have, and the linear classifier of each."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nc_callbacks.functional import centred_mean_weight
+from nc_callbacks.functional.whitening import Priors, oas, whitened
 
 HeadMode = Literal["fixed", "trainable", "mixing"]
 Normalize = Literal["spectral", "frobenius", "none"]
 
+MOST_FEATURES = 16_384
+"""Of a whitened head: Σ_W of so many takes 2 GiB in float64, and its Cholesky factor some 10¹² operations."""
 
-def check_form(mode: str, normalize: str, scale: Any) -> None:
+
+def check_form(mode: str, normalize: str | None, scale: Any) -> None:
     """Refuse arguments out of range.
 
     Raises:
@@ -17,7 +28,88 @@ def check_form(mode: str, normalize: str, scale: Any) -> None:
     """
     if mode not in ("fixed", "trainable", "mixing"):
         raise ValueError(f'mode must be "fixed", "trainable" or "mixing", got {mode!r}.')
-    if normalize not in ("spectral", "frobenius", "none"):
+    if normalize not in (None, "spectral", "frobenius", "none"):
         raise ValueError(f'normalize must be "spectral", "frobenius" or "none", got {normalize!r}.')
     if isinstance(scale, str) or not 0 < scale < math.inf:
         raise ValueError(f"scale must be a positive number, got {scale!r}; fit_scale and from_loader can fit it.")
+
+
+def check_width(num_features: int) -> None:
+    """Refuse a Σ_W that is too large.
+
+    Raises:
+        ValueError: It is.
+    """
+    if num_features > MOST_FEATURES:
+        raise ValueError(
+            f"whiten=True needs Σ_W, p × p numbers: with p = {num_features:,} that is "
+            f"{8 * num_features**2 / 2**30:,.1f} GiB, and at most {MOST_FEATURES:,} features (2 GiB) are taken. "
+            "Average the features over positions, take a narrower layer, or whiten=False."
+        )
+
+
+@dataclass(frozen=True)
+class Form:
+    """How class means become a linear classifier.
+
+    Raises:
+        ValueError: An argument is out of its range, or given where it says nothing.
+    """
+
+    normalize: Normalize | None = None
+    """None: ``"none"`` where whitened, else ``"spectral"``."""
+    whiten: bool = False
+    shrinkage: float | None = None
+    priors: Priors = "uniform"
+
+    def __post_init__(self) -> None:
+        if self.shrinkage is not None and not 0 <= self.shrinkage <= 1:
+            raise ValueError(f"shrinkage must be a share between 0 and 1, or None, got {self.shrinkage!r}.")
+        if self.priors not in ("uniform", "empirical"):
+            raise ValueError(f'priors must be "uniform" or "empirical", got {self.priors!r}.')
+        if not self.whiten and (self.shrinkage is not None or self.priors != "uniform"):
+            raise ValueError(
+                "shrinkage and priors are those of the whitened head: pass whiten=True, or leave them out."
+            )
+
+    @property
+    def norm(self) -> Normalize:
+        """The norm that the weight is divided by."""
+        return self.normalize or ("none" if self.whiten else "spectral")
+
+    def linear(
+        self,
+        means: Float[Tensor, "k p"],
+        within: Float[Tensor, "p p"] | None,
+        weights: Float[Tensor, " k"],
+        precision: float,
+    ) -> tuple[Float[Tensor, "k p"], Float[Tensor, " k"]]:
+        """Weight and bias of these class means.
+
+        The rows of the weight add up to 0, and so does the bias: less its mean, which no probability depends on, it
+        keeps its digits in half precision.
+
+        Args:
+            means: Of classes that have samples.
+            within: Σ_W, where whitened.
+            weights: n_c, numbers of samples, or what is left of them after `CentredMeanHead.forget`.
+            precision: ε of the features.
+
+        Raises:
+            ValueError: As `nc_callbacks.functional.whitened_weight`.
+        """
+        if not self.whiten:
+            return centred_mean_weight(means, self.norm, precision), means.new_zeros(len(means))
+        assert within is not None
+        a = self.shrinkage
+        if a is None:
+            a = float(oas(within, max(0.0, float(weights.sum()) - len(weights))))
+        found = whitened(means, within, a, precision)
+        weight, bias = found.weight, found.bias
+        if self.priors == "empirical":
+            bias = bias + weights.log()
+        bias = bias - bias.mean()
+        if self.norm == "none":
+            return weight, bias
+        size = torch.linalg.matrix_norm(weight, 2 if self.norm == "spectral" else "fro")
+        return weight / size, bias / size

@@ -1,36 +1,39 @@
-"""A linear classifier whose weight is the centred class means."""
+"""A linear classifier whose weight is the class means, centred or whitened."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import nn
 
-from nc_callbacks.functional import centred_mean_weight
-from nc_callbacks.probe import class_indices
-from nc_callbacks.statistics import ClassMoments, wide_dtype
-from nc_callbacks.statistics.batches import check_range
-from nc_callbacks.transfer.features import BatchFn, FeatureSample, as_rows, check_backbone, device_of
-from nc_callbacks.transfer.forms import HeadMode, Normalize, check_form
-from nc_callbacks.transfer.means import StreamedMeans
-from nc_callbacks.transfer.scale import best_scale, sum_over_ranks
+from nc_callbacks.functional.rounding import FLOAT32
+from nc_callbacks.functional.whitening import Priors
+from nc_callbacks.statistics import ClassMoments
+from nc_callbacks.transfer.features import BatchFn, FeatureSample, check_backbone, device_of
+from nc_callbacks.transfer.forms import Form, HeadMode, Normalize, check_form
+from nc_callbacks.transfer.linear import LinearOfMeans
 
 
-class CentredMeanHead(StreamedMeans):
+class CentredMeanHead(LinearOfMeans):
     """A classifier with the weight M̄, the centred class means of the features (Seddik & Tamaazousti 2022, Fig. 3).
 
-    Feed it features with `update` (as many batches as there are; only class means are kept) and call `finalize`, or use
-    `from_loader` or `from_moments`. Means are summed exactly (`nc_callbacks.ClassStatistics`) and merged over ranks
-    where torch.distributed is initialised; they and the class counts are float64 and int64 buffers that half precision
-    leaves as they are. Logits are scale · hᵀM̄ᵀ: the predictions do not depend on the scale, a loss does.
+    Feed it features with `update` (as many batches as there are; only class means are kept, and Σ_W where whitened) and
+    call `finalize`, or use `from_loader` or `from_moments`. Means are summed exactly (`nc_callbacks.ClassStatistics`)
+    and merged over ranks where torch.distributed is initialised; they and the class counts are float64 and int64
+    buffers that half precision leaves as they are. Logits are scale · hᵀM̄ᵀ: the predictions do not depend on the
+    scale, a loss does.
 
-    ``mode="fixed"``, the paper's CM, has no parameters. ``"trainable"``, its WICM, has M̄ as the first value of the
-    parameter `weight`. ``"mixing"``, its LWM, gives hᵀ(M̄ᵀV) with the k × k parameter `mixing`, V, alone; the paper does
-    not say where V starts, here it is the identity, so that training starts from CM.
+    ``whiten=True`` gives scale · (Wh + b) with w_c = Σ⁻¹(m_c − m) and the bias −½ m_cᵀΣ⁻¹m_c, Fisher's linear
+    discriminant (see `nc_callbacks.functional.whitened_weight`), from the same one pass and p × p numbers of memory.
+    Where features share an offset (ReLU) or vary more along some directions than along others, it is by far the better
+    classifier, and near to a trained one; centred means will do for features that have collapsed. From the bias its
+    mean over the classes is taken out, which no probability depends on.
+
+    ``mode="fixed"``, the paper's CM, has no parameters. ``"trainable"``, its WICM, has M̄ (or W and b) as the first
+    value of the parameter `weight` (and `bias`). ``"mixing"``, its LWM, gives hᵀ(M̄ᵀV) (or (Wh + b)ᵀV) with the k × k
+    parameter `mixing`, V, alone; the paper does not say where V starts, here it is the identity, so that training
+    starts from CM.
 
     `finalize` sets the weight anew from all samples so far, and so undoes training. A `state_dict` holds the finished
     statistics and weights, but not samples that `finalize` has not seen.
@@ -39,10 +42,14 @@ class CentredMeanHead(StreamedMeans):
         num_features: p; None for that of the first batch.
         num_classes: k, at least 2.
         mode: ``"fixed"``, ``"trainable"`` or ``"mixing"``.
-        normalize: M is divided by its largest singular value (``"spectral"``, the paper), by ‖M‖_F (``"frobenius"``) or
-            by nothing (``"none"``).
-        scale: Factor of the weight; see `fit_scale`.
+        normalize: The weight (and bias) is divided by the largest singular value of the weight (``"spectral"``, the
+            paper and the default of centred means), by ‖M‖_F (``"frobenius"``) or by nothing (``"none"``, the default
+            where whitened, whose softmax is a posterior as it stands).
+        scale: Factor of the logits; see `fit_scale`.
         ignore_index: Samples with this target are left out; None for none.
+        whiten: Whiten the class means by Σ = (1−a) Σ_W + a (tr Σ_W/p) I. At most 16,384 features.
+        shrinkage: a in [0, 1]; by default `nc_callbacks.functional.oas_shrinkage`.
+        priors: ``"empirical"`` adds the logarithm of each class's share of the samples to the bias.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -54,49 +61,55 @@ class CentredMeanHead(StreamedMeans):
         >>> head.finalize()
         >>> head.weight.tolist(), head(features).argmax(-1).tolist()
         ([[1.0, -1.0], [-1.0, 1.0]], [0, 0, 1])
+        >>> head = CentredMeanHead(num_features=2, num_classes=2, whiten=True, shrinkage=0.5)
+        >>> head.update(features, targets)
+        >>> head.finalize()
+        >>> head.weight.tolist()  # Σ is diag(1/2, 1/6)
+        [[2.0, -6.0], [-2.0, 6.0]]
     """
-
-    scale: Tensor
-    weight: Tensor
-    mixing: Tensor
 
     def __init__(
         self,
         num_features: int | None,
         num_classes: int,
         mode: HeadMode = "fixed",
-        normalize: Normalize = "spectral",
+        normalize: Normalize | None = None,
         scale: float = 1.0,
         ignore_index: int | None = None,
+        *,
+        whiten: bool = False,
+        shrinkage: float | None = None,
+        priors: Priors = "uniform",
     ) -> None:
-        super().__init__(num_features, num_classes, ignore_index)
         check_form(mode, normalize, scale)
-        self.mode, self.normalize = mode, normalize
-        weight = torch.zeros(num_classes, num_features or 0)
-        self.register_buffer("scale", torch.tensor(scale, dtype=self.means.dtype))
-        if mode == "trainable":
-            self.weight = nn.Parameter(weight)
-        else:
-            self.register_buffer("weight", weight)
-        if mode == "mixing":
-            self.mixing = nn.Parameter(torch.eye(num_classes))
-        self._fitted = False
+        form = Form(normalize, whiten, shrinkage, priors)
+        super().__init__(num_features, num_classes, ignore_index, whiten, mode, scale, bias=whiten)
+        self.form = form
 
     @classmethod
     def from_moments(
-        cls, moments: ClassMoments, mode: HeadMode = "fixed", normalize: Normalize = "spectral", scale: float = 1.0
+        cls,
+        moments: ClassMoments,
+        mode: HeadMode = "fixed",
+        normalize: Normalize | None = None,
+        scale: float = 1.0,
+        *,
+        whiten: bool = False,
+        shrinkage: float | None = None,
+        priors: Priors = "uniform",
     ) -> CentredMeanHead:
         """The head of these class means.
 
         Args:
-            moments: What `ClassStatistics.compute` gave (``covariance="none"`` will do).
-            mode, normalize, scale: See the class.
+            moments: What `ClassStatistics.compute` gave (``covariance="none"`` will do for centred means).
+            mode, normalize, scale, whiten, shrinkage, priors: See the class.
 
         Raises:
-            ValueError: As `finalize`.
+            ValueError: As `finalize`; or whitening needs a covariance that was not gathered.
         """
         k, p = moments.means.shape
-        head = cls(p, k, mode, normalize, scale).to(moments.means.device)
+        head = cls(p, k, mode, normalize, scale, whiten=whiten, shrinkage=shrinkage, priors=priors)
+        head = head.to(moments.means.device)
         head._add(moments)
         return head
 
@@ -107,10 +120,14 @@ class CentredMeanHead(StreamedMeans):
         loader: Any,
         num_classes: int,
         mode: HeadMode = "fixed",
-        normalize: Normalize = "spectral",
+        normalize: Normalize | None = None,
         scale: float | Literal["fit"] = 1.0,
         batch_fn: BatchFn | None = None,
         ignore_index: int | None = None,
+        *,
+        whiten: bool = False,
+        shrinkage: float | None = None,
+        priors: Priors = "uniform",
     ) -> CentredMeanHead:
         """The head of the features that a backbone gives on a loader, in one pass.
 
@@ -122,7 +139,7 @@ class CentredMeanHead(StreamedMeans):
             backbone: From inputs to features (n, p), or (n, p, 1, 1) and the like.
             loader: Training data with targets.
             num_classes: k.
-            mode, normalize: See the class.
+            mode, normalize, whiten, shrinkage, priors: See the class.
             scale: A number, or ``"fit"``: `fit_scale` on the features, all or 8,192 a rank drawn at random.
             batch_fn: From a batch to (inputs, targets); see `nc_callbacks.probe.default_batch_fn` for the default.
             ignore_index: Samples (or positions of a sequence) with this target are left out; None for none.
@@ -141,7 +158,8 @@ class CentredMeanHead(StreamedMeans):
         """
         check_backbone(backbone)
         given = 1.0 if scale == "fit" else scale
-        head = cls(None, num_classes, mode, normalize, given, ignore_index).to(device_of(backbone))
+        settings: dict[str, Any] = {"whiten": whiten, "shrinkage": shrinkage, "priors": priors}
+        head = cls(None, num_classes, mode, normalize, given, ignore_index, **settings).to(device_of(backbone))
         sample = FeatureSample() if scale == "fit" else None
         head.update_from(backbone, loader, batch_fn, sample)
         head.finalize()
@@ -150,149 +168,37 @@ class CentredMeanHead(StreamedMeans):
         return head
 
     @property
-    def linear_weight(self) -> Float[Tensor, "k p"]:
-        """The weight that the head amounts to: `weight`, and in mixing mode Vᵀ times it."""
-        return self.mixing.T @ self.weight if self.mode == "mixing" else self.weight
+    def normalize(self) -> Normalize:
+        """The norm that the weight is divided by."""
+        return self.form.norm
 
     @torch.no_grad()
     def finalize(self) -> None:
-        """Set the weight to scale · M̄ of all samples so far (in mixing mode, V to the identity).
+        """Set weight and bias from all samples so far (in mixing mode, V to the identity).
 
-        A class without samples takes no part in the centring; its weight is zero, and a warning names it once. Where
-        torch.distributed is initialised, all ranks must call it.
+        A class without samples takes no part in the centring; its rows are zero, so that another class always has a
+        logit at least as large, and a warning names it once. Where torch.distributed is initialised, all ranks must
+        call it.
 
         Raises:
-            ValueError: Fewer than two classes have samples, all class means coincide, or features were not finite (the
-                samples since the last `finalize` are then dropped).
+            ValueError: Fewer than two classes have samples, all class means coincide, features were not finite (the
+                samples since the last `finalize` are then dropped), or as `nc_callbacks.functional.whitened_weight`.
         """
         self._add(self._take_new())
 
-    def forward(self, features: Float[Tensor, "*n p"]) -> Float[Tensor, "*n k"]:
-        """Logits: scale · hᵀM̄ᵀ, or what training has made of it.
-
-        Raises:
-            RuntimeError: No class has been seen, or `finalize` was not called.
-            ValueError: The features have another width.
-        """
-        self._check(features)
-        return F.linear(features, self.linear_weight)
-
-    @torch.no_grad()
-    def fit_scale(
-        self,
-        features: Float[Tensor, "*n p"],
-        targets: Int[Tensor, "*n"],
-        over_ranks: Callable[[Tensor], Tensor] = sum_over_ranks,
-    ) -> float:
-        """Scale the weight so that the mean cross-entropy of the logits on these samples is least; gives the new scale.
-
-        In float64; finite also where all are classified correctly (see `nc_callbacks.transfer.scale.best_scale`). Where
-        torch.distributed is initialised, all ranks must by default call it, each with its own samples.
-
-        Args:
-            features: Training features.
-            targets: As in `update`.
-            over_ranks: Sums a tensor over the ranks whose samples count.
-
-        Raises:
-            RuntimeError: As `forward`.
-            ValueError: The shapes do not fit, targets are out of range, or no positive scale is better than equal
-                logits.
-        """
-        rows, indices = as_rows(features, class_indices(targets, self.num_classes))
-        rows = rows if len(rows) else rows.new_zeros(0, self.weight.shape[1])  # a rank without samples knows no width
-        self._check(rows)
-        check_range(indices.cpu(), self.num_classes)
-        device, wide = self.weight.device, wide_dtype(self.weight.device)
-        factor = best_scale(rows.to(device, wide) @ self.linear_weight.to(wide).T, indices.to(device), over_ranks)
-        self.weight.mul_(factor)
-        self.scale.mul_(factor)
-        return float(self.scale)
-
-    @torch.no_grad()
-    def extend(self, num_classes: int) -> None:
-        """Make room for further classes; counts and means of the old ones stay exactly as they are.
-
-        So do the old rows of the weight (and V), trained or not, until `finalize` is called with samples of the new
-        classes, whose rows are zero so far. An optimiser must be made again.
-
-        Args:
-            num_classes: The new k.
-
-        Raises:
-            ValueError: It is less than the present k.
-            RuntimeError: Samples were added that `finalize` has not seen.
-
-        Example:
-            >>> head = CentredMeanHead(num_features=2, num_classes=2)
-            >>> head.update(torch.eye(2), torch.tensor([0, 1]))
-            >>> head.finalize()
-            >>> head.extend(3)
-            >>> head.counts.tolist(), head(torch.eye(2)).shape
-            ([1, 1, 0], torch.Size([2, 3]))
-        """
-        new = num_classes - self.num_classes
-        if new < 0:
-            raise ValueError(f"extend expects at least the present {self.num_classes} classes, got {num_classes}.")
-        if pending := self._pending:
-            raise RuntimeError(f"{pending} samples were added since the last finalize(): call it before extend().")
-        self._add_classes(new)
-        self.weight.grad = None
-        if self.mode == "mixing":
-            self.mixing.data = torch.block_diag(self.mixing, torch.eye(new).to(self.mixing))
-            self.mixing.grad = None
-
-    @torch.no_grad()
-    def to_linear(self) -> nn.Linear:
-        """A plain `torch.nn.Linear` without bias that gives the same logits, on the same device, in the same dtype."""
-        self._check(self.weight)
-        weight = self.linear_weight
-        # The usual constructor draws random numbers for a weight that is thrown away.
-        options = {"bias": False, "device": weight.device, "dtype": weight.dtype}
-        linear = nn.utils.skip_init(nn.Linear, *weight.T.shape, **options)
-        linear.weight.copy_(weight)
-        return linear
-
     def extra_repr(self) -> str:
+        whitened = f", whiten=True, shrinkage={self.form.shrinkage}, priors={self.form.priors!r}"
         return (
             f"num_features={self.num_features}, num_classes={self.num_classes}, mode={self.mode!r}, "
-            f"normalize={self.normalize!r}, scale={float(self.scale):.4g}"
+            f"normalize={self.normalize!r}, scale={float(self.scale):.4g}{whitened if self.form.whiten else ''}"
         )
-
-    def _check(self, features: Tensor) -> None:
-        if not self._fitted:
-            raise RuntimeError("CentredMeanHead has no class means yet: call update(features, targets) and finalize().")
-        if features.shape[-1] != self.weight.shape[1]:
-            raise ValueError(
-                f"Expected features with a last dimension of {self.weight.shape[1]}, as when the class means were "
-                f"taken; got {tuple(features.shape)}."
-            )
 
     def _add(self, new: ClassMoments) -> None:
         """Add samples to the class means, and set the weight."""
         self._add_to_means(new)
-        self._set_weight()
-
-    def _of_width(self) -> list[Tensor]:
-        return [*super()._of_width(), self.weight]
-
-    def _wide(self) -> list[str]:
-        return [*super()._wide(), "scale"]
-
-    @torch.no_grad()
-    def _set_weight(self) -> None:
         present = self.counts > 0
-        rows = centred_mean_weight(self.means[present], self.normalize)
-        if not (rows.isfinite().all() and rows.any()):
+        precision = float(self.precision) or FLOAT32
+        weight, bias = self.form.linear(self.means[present], self.within, self.weights[present], precision)
+        if not (weight.isfinite().all() and weight.any()):
             raise ValueError("All class means coincide: the features say nothing about the classes.")
-        weight = torch.zeros_like(self.means)
-        weight[present] = self.scale * rows
-        self.weight.copy_(weight)
-        if self.mode == "mixing":
-            self.mixing.copy_(torch.eye(self.num_classes))
-        self._fitted = True
-        self._warn_of_absent(present)
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
-        super()._load_from_state_dict(state_dict, prefix, *others)
-        self._fitted = bool(self.counts.any())
+        self._set(weight, bias)

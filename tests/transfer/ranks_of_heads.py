@@ -22,12 +22,14 @@ def find() -> dict[str, object]:
     x, y = samples()
     loader = DataLoader(TensorDataset(x, y), batch_size=16, shuffle=True)
     head = CentredMeanHead.from_loader(nn.Identity(), loader, K, scale="fit")
-    streamed = CentredMeanHead(None, K)
+    streamed, whitened = CentredMeanHead(None, K), CentredMeanHead(None, K, whiten=True)
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     if world == 1 or rank > 0:  # the first of several ranks has no sample
         for part in torch.arange(97)[max(rank - 1, 0) :: max(world - 1, 1)].split(10):
-            streamed.update(x[part], y[part])
+            for one in (streamed, whitened):
+                one.update(x[part], y[part])
     streamed.finalize()
+    whitened.finalize()
     half = torch.arange(97) % 2 == 0
     scores = rank_sources(
         {"identity": nn.Identity(), "tanh": nn.Tanh()}, loader, K, DataLoader(TensorDataset(x[half], y[half]), 8)
@@ -37,6 +39,7 @@ def find() -> dict[str, object]:
         "counts": head.counts,
         "scale": head.scale,
         "streamed": streamed.weight,
+        "whitened": torch.cat([whitened.weight, whitened.bias[:, None]], 1),
         "scores": torch.tensor([(score.cm_accuracy, score.nc1, score.mu_ratio) for score in scores]),
     }
 
