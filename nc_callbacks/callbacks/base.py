@@ -136,11 +136,11 @@ class CollapseCallback(SessionHooks):
         """Options that change the values, beside the source and the layers."""
         return (self.global_mean,)
 
-    def draw(self, folder: Path) -> None:
+    def draw(self, folder: Path, formats: Sequence[str] = ("png",)) -> None:
         """Save this callback's figures in the folder; by default one of each of its metrics."""
         from nc_callbacks.figures import save_metric_figures
 
-        save_metric_figures(self.history, self.latest, folder, self.prefix)
+        save_metric_figures(self.history, self.latest, folder, self.prefix, formats)
 
     # Lightning asks for it at every hook of every batch.
     @cached_property
@@ -218,6 +218,12 @@ class CollapseCallback(SessionHooks):
                 "Check the dataset's length, and drop_last=True with fewer samples than one batch."
             )
         if self.figures and self._history and trainer.is_global_zero:
+            self._draw(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        super().on_exception(trainer, pl_module, exception)
+        # Also of a fit that was broken off.
+        if trainer.state.fn == "fit" and self.figures and self._history and trainer.is_global_zero:
             self._draw(trainer)
 
     def _draw(self, trainer: Trainer) -> None:

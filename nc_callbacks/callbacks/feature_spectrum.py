@@ -107,7 +107,7 @@ class FeatureSpectrum(CollapseCallback):
             },
         )
 
-    def draw(self, folder: Path) -> None:
+    def draw(self, folder: Path, formats: Sequence[str] = ("png",)) -> None:
         from nc_callbacks.figures import save_spectrum_figures
 
-        save_spectrum_figures(self.history, self.latest, folder, self.prefix)
+        save_spectrum_figures(self.history, self.latest, folder, self.prefix, formats)

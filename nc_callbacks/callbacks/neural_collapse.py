@@ -164,10 +164,10 @@ class NeuralCollapse(CollapseCallback):
             tensors |= dict(zip(("mse_nc1", "mse_nc23", "mse_perp"), parts, strict=True))
         return tensors
 
-    def draw(self, folder: Path) -> None:
+    def draw(self, folder: Path, formats: Sequence[str] = ("png",)) -> None:
         from nc_callbacks.figures import save_collapse_figures
 
-        save_collapse_figures(self.history, self.latest, folder, self.prefix)
+        save_collapse_figures(self.history, self.latest, folder, self.prefix, formats)
 
 
 def _of_centred(centred: Float[Tensor, "k p"], moments: ClassMoments) -> dict[str, Tensor]:

@@ -194,7 +194,7 @@ class QuasiInterpolation(CollapseCallback):
         if key in self.latest and trainer.is_global_zero:
             log_samples(trainer, key, self.latest[key], self.latest["epoch"], self.latest["step"])
 
-    def draw(self, folder: Path) -> None:
+    def draw(self, folder: Path, formats: Sequence[str] = ("png",)) -> None:
         from nc_callbacks.figures import save_interpolation_figures
 
-        save_interpolation_figures(self.history, folder, self.prefix)
+        save_interpolation_figures(self.history, folder, self.prefix, formats)

@@ -149,7 +149,7 @@ class WeightMeanAlignment(CollapseCallback):
             "implicit_cosine": float(cosines.mean()),
         }
 
-    def draw(self, folder: Path) -> None:
+    def draw(self, folder: Path, formats: Sequence[str] = ("png",)) -> None:
         from nc_callbacks.figures import save_alignment_figures
 
-        save_alignment_figures(self.history, self.latest, folder, self.prefix)
+        save_alignment_figures(self.history, self.latest, folder, self.prefix, formats)

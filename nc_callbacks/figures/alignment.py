@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from matplotlib.figure import Figure
 from nc_callbacks.figures.style import (
     LINES,
     Record,
+    add_legend,
     keys_of,
     label_axes,
     named,
@@ -36,11 +39,11 @@ def near_optimality_figure(
             key, label = LogKey(name, split, "", loader, prefix), METRICS[name].label
             values = np.asarray(latest[str(key)])
             size = 5 if len(values) <= 100 else 2
-            axes.plot(values, marker, color=line["color"], ms=size, label=f"{label}, mean {np.nanmean(values):.3g}")
-            axes.axhline(np.nanmean(values), color=line["color"], ls=line["linestyle"], lw=1)
-        # Many classes fill the axes: the legend covers what lies under it.
-        axes.legend(framealpha=1, edgecolor="none", fontsize=8)
+            mean = float(np.mean(finite)) if len(finite := values[np.isfinite(values)]) else math.nan
+            axes.plot(values, marker, color=line["color"], ms=size, label=f"{label}, mean {mean:.3g}")
+            axes.axhline(mean, color=line["color"], ls=line["linestyle"], lw=1)
         label_axes(axes, f"{METRICS[name].panel}, {key.data}", METRICS[name].unit, horizontal="class")
+        add_legend(axes)
     return figure
 
 
@@ -66,20 +69,22 @@ def accuracies_figure(history: Sequence[Record], prefix: str = "nc") -> Figure:
         plot_metric(axes, history, pair, f"Accuracy, {key.data}", METRICS["accuracy"].unit, log=False)
         for line, label in zip(axes.lines, ("W", "centred class means"), strict=True):
             line.set_label(label)
-        axes.legend(frameon=False, fontsize=8)
+        add_legend(axes)
     return figure
 
 
-def save_alignment_figures(history: Sequence[Record], latest: Record, folder: Path, prefix: str = "nc") -> list[Path]:
+def save_alignment_figures(
+    history: Sequence[Record], latest: Record, folder: Path, prefix: str = "nc", formats: Sequence[str] = ("png",)
+) -> list[Path]:
     """Save ``near_optimality``, ``wm_cosine`` (one a split and loader) and ``accuracy_centred_means``.
 
     Returns:
         The files written.
     """
-    figures = {}
+    figures: dict[str, Callable[[], Figure]] = {}
     for key in keys_of([latest], "wm_cosine_per_class", prefix):
-        figures[named("near_optimality", key)] = near_optimality_figure(latest, prefix, key.split, key.loader)
-        figures[named("wm_cosine", key)] = cosines_figure(history, prefix, key.split, key.loader)
+        figures[named("near_optimality", key)] = partial(near_optimality_figure, latest, prefix, key.split, key.loader)
+        figures[named("wm_cosine", key)] = partial(cosines_figure, history, prefix, key.split, key.loader)
     if figures:
-        figures["accuracy_centred_means"] = accuracies_figure(history, prefix)
-    return save_all(figures, folder)
+        figures["accuracy_centred_means"] = partial(accuracies_figure, history, prefix)
+    return save_all(figures, folder, formats)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from nc_callbacks.figures.each import matrix_figures, number_figures, plot_pairs
-from nc_callbacks.figures.style import Record, keys_of, named, plot_metric, save_all
+from nc_callbacks.figures.each import makers_of_matrices, makers_of_numbers, plot_pairs
+from nc_callbacks.figures.style import Record, add_legend, keys_of, named, plot_metric, save_all
 from nc_callbacks.metrics import METRICS, LogKey
 
 OVERVIEW = (
@@ -50,7 +51,7 @@ def collapse_figure(
         plot_metric(axes, history, keys, first.heading, first.unit, all(METRICS[name].log for name in names))
         for line, name in zip(axes.lines, names, strict=True):
             line.set_label(METRICS[name].label)
-        axes.legend(frameon=False, fontsize=8)
+        add_legend(axes)
     cosines = latest.get(str(LogKey("class_mean_cosines", split, "", loader, prefix)))
     if cosines is None:
         grid.flat[-1].set_axis_off()
@@ -73,11 +74,13 @@ def layers_figure(history: Sequence[Record], layers: Sequence[str], prefix: str 
         plot_metric(axes, history, keys, METRICS[name].title, METRICS[name].unit, METRICS[name].log)
         for line, key in zip(axes.lines, keys, strict=True):
             line.set_label(key.layer or "classifier's input")
-        axes.legend(frameon=False, fontsize=7)
+        add_legend(axes)
     return figure
 
 
-def save_collapse_figures(history: Sequence[Record], latest: Record, folder: Path, prefix: str = "nc") -> list[Path]:
+def save_collapse_figures(
+    history: Sequence[Record], latest: Record, folder: Path, prefix: str = "nc", formats: Sequence[str] = ("png",)
+) -> list[Path]:
     """Save a figure for each metric over epochs, each matrix of cosines, and the overview ``collapse.png``.
 
     Args:
@@ -85,15 +88,16 @@ def save_collapse_figures(history: Sequence[Record], latest: Record, folder: Pat
         latest: Its last look, with matrices.
         folder: An existing folder.
         prefix: First part of the log keys.
+        formats: Of ``"png"``, ``"svg"`` and ``"pdf"``.
 
     Returns:
         The files written.
     """
-    figures = number_figures(history, prefix) | matrix_figures(latest, prefix)
+    figures = {**makers_of_numbers(history, prefix), **makers_of_matrices(latest, prefix)}
     layers = [key.where for key in keys_of([latest], "nc1", prefix) if key.split == "train"]
     if len(layers) > 1:
-        figures["layers"] = layers_figure(history, layers, prefix)
+        figures["layers"] = partial(layers_figure, history, layers, prefix)
     for key in keys_of([latest], "nc3", prefix):
         name = "collapse" if key.split == "train" else named("collapse", key)
-        figures[name] = collapse_figure(history, latest, prefix, key.split, key.loader)
-    return save_all(figures, folder)
+        figures[name] = partial(collapse_figure, history, latest, prefix, key.split, key.loader)
+    return save_all(figures, folder, formats)

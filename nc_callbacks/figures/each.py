@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,38 +11,74 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from nc_callbacks.figures.style import Record, keys_of, named, numbers, plot_metric, plot_per_class, save_all, stacked
+from nc_callbacks.figures.style import (
+    Makers,
+    Record,
+    diverging,
+    keys_of,
+    named,
+    numbers,
+    plot_metric,
+    plot_per_class,
+    save_all,
+    stacked,
+)
 from nc_callbacks.metrics import LogKey, Metric, metric_of
+
+PAIRS = "class × class"
 
 
 def number_figures(history: Sequence[Record], prefix: str = "nc") -> dict[str, Figure]:
     """Each number over epochs, one line per split, layer and loader, by its name."""
-    figures = {}
-    for name, keys in numbers(history, prefix).items():
-        metric = metric_of(name)
-        figures[name] = figure = Figure(figsize=(5.2, 3.4), layout="constrained")
-        plot_metric(figure.subplots(), history, keys, metric.title, metric.unit, metric.log)
-    return figures
+    return {name: make() for name, make in makers_of_numbers(history, prefix).items()}
+
+
+def makers_of_numbers(history: Sequence[Record], prefix: str = "nc") -> Makers:
+    """What makes each of `number_figures`."""
+    return {name: partial(number_figure, history, keys) for name, keys in numbers(history, prefix).items()}
+
+
+def number_figure(history: Sequence[Record], keys: Sequence[LogKey]) -> Figure:
+    """One number over epochs, a line a log key."""
+    metric = metric_of(keys[0].name)
+    figure = Figure(figsize=(5.2, 3.4), layout="constrained")
+    where = f", {keys[0].title}" if len(keys) == 1 else ""
+    plot_metric(figure.subplots(), history, keys, metric.title + where, metric.unit, metric.log)
+    return figure
 
 
 def vector_figures(history: Sequence[Record], prefix: str = "nc") -> dict[str, Figure]:
     """Each vector with one entry per class over epochs, one figure per split, layer and loader."""
-    figures = {}
-    for key in _shown(history, "class", prefix):
-        metric = metric_of(key.name)
-        figures[named(key.name, key)] = figure = Figure(figsize=(5.2, 3.4), layout="constrained")
-        epochs, values = stacked(history, key)
-        plot_per_class(figure.subplots(), epochs, values, f"{metric.title}, {key.title}", metric.unit)
-    return figures
+    return {name: make() for name, make in makers_of_vectors(history, prefix).items()}
+
+
+def makers_of_vectors(history: Sequence[Record], prefix: str = "nc") -> Makers:
+    """What makes each of `vector_figures`."""
+    return {named(key.name, key): partial(_vector_figure, history, key) for key in _shown(history, "class", prefix)}
+
+
+def _vector_figure(history: Sequence[Record], key: LogKey) -> Figure:
+    metric = metric_of(key.name)
+    figure = Figure(figsize=(5.2, 3.6), layout="constrained")
+    epochs, values = stacked(history, key)
+    plot_per_class(figure.subplots(), epochs, values, f"{metric.title}, {key.title}", metric.unit)
+    return figure
 
 
 def matrix_figures(latest: Record, prefix: str = "nc") -> dict[str, Figure]:
     """Each matrix of pairs of classes at the last look."""
-    figures = {}
-    for key in _shown([latest], "class × class", prefix):
-        figures[named(key.name, key)] = figure = Figure(figsize=(5.4, 4.6), layout="constrained")
-        plot_pairs(figure.subplots(), latest[str(key)], metric_of(key.name), key.title)
-    return figures
+    return {name: make() for name, make in makers_of_matrices(latest, prefix).items()}
+
+
+def makers_of_matrices(latest: Record, prefix: str = "nc") -> Makers:
+    """What makes each of `matrix_figures`."""
+    return {named(key.name, key): partial(_matrix_figure, latest, key) for key in _shown([latest], PAIRS, prefix)}
+
+
+def _matrix_figure(latest: Record, key: LogKey) -> Figure:
+    figure = Figure(figsize=(5.4, 4.6), layout="constrained")
+    plot_pairs(figure.subplots(), latest[str(key)], metric_of(key.name), key.title)
+    return figure
 
 
 def plot_pairs(axes: Axes, matrix: Tensor, metric: Metric, where: str = "") -> None:
@@ -56,22 +93,28 @@ def plot_pairs(axes: Axes, matrix: Tensor, metric: Metric, where: str = "") -> N
     values = np.asarray(matrix)
     k = len(values)
     largest = metric.range[1] if np.isfinite(metric.range[1]) else np.nanmax(np.abs(values), initial=1e-12)
-    image = axes.imshow(values, cmap="RdBu_r", vmin=-largest, vmax=largest)
+    image = axes.imshow(values, cmap=diverging(), vmin=-largest, vmax=largest)
     ideal = metric.value_at_collapse(k, 0)
     at_collapse = "" if ideal is None else f", at collapse {ideal:.3g} off the diagonal"
     axes.set_title(f"{metric.title}{at_collapse}" + (f"\n{where}" if where else ""), fontsize=10)
-    axes.set_xlabel("class")
+    absent = [str(c) for c in np.flatnonzero(~np.isfinite(values).any(1))]
+    of_absent = f" (grey: no samples of {', '.join(absent[:5])}{', …' if len(absent) > 5 else ''})" if absent else ""
+    axes.set_xlabel(f"class{of_absent}")
     axes.set_ylabel("class")
     if k <= 12:
         axes.set_xticks(range(k))
         axes.set_yticks(range(k))
         for (row, column), value in np.ndenumerate(values):
+            if not np.isfinite(value):
+                continue
             colour = "white" if abs(value) > 0.6 * largest else "black"
             axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=6, color=colour)
     axes.figure.colorbar(image, ax=axes, shrink=0.8, label=metric.unit)
 
 
-def save_metric_figures(history: Sequence[Record], latest: Record, folder: Path, prefix: str = "nc") -> list[Path]:
+def save_metric_figures(
+    history: Sequence[Record], latest: Record, folder: Path, prefix: str = "nc", formats: Sequence[str] = ("png",)
+) -> list[Path]:
     """Save a figure of each number and each per-class vector over epochs, and of each matrix at the last look.
 
     Args:
@@ -79,12 +122,17 @@ def save_metric_figures(history: Sequence[Record], latest: Record, folder: Path,
         latest: Its last look, with matrices.
         folder: An existing folder.
         prefix: First part of the log keys.
+        formats: Of ``"png"``, ``"svg"`` and ``"pdf"``.
 
     Returns:
         The files written.
     """
-    figures = number_figures(history, prefix) | vector_figures(history, prefix) | matrix_figures(latest, prefix)
-    return save_all(figures, folder)
+    figures = {
+        **makers_of_numbers(history, prefix),
+        **makers_of_vectors(history, prefix),
+        **makers_of_matrices(latest, prefix),
+    }
+    return save_all(figures, folder, formats)
 
 
 def _shown(records: Sequence[Record], axis: str, prefix: str) -> list[LogKey]:

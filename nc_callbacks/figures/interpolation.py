@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from nc_callbacks.figures.style import LINES, Record, keys_of, label_axes, named, save_all, series
+from nc_callbacks.figures.style import LINES, Record, add_legend, keys_of, label_axes, named, save_all, series
 from nc_callbacks.metrics import METRICS, LogKey
 
 
@@ -38,18 +38,20 @@ def interpolation_figure(
     spreads.set_yscale("log")
     label_axes(spreads, f"Spread relative to the mean, {data}", METRICS["sqi_epsilon_rel_std"].unit)
     for axes in (averages, spreads):
-        axes.legend(frameon=False, fontsize=8)
+        add_legend(axes)
     return figure
 
 
-def save_interpolation_figures(history: Sequence[Record], folder: Path, prefix: str = "nc") -> list[Path]:
+def save_interpolation_figures(
+    history: Sequence[Record], folder: Path, prefix: str = "nc", formats: Sequence[str] = ("png",)
+) -> list[Path]:
     """Save ``quasi_interpolation`` for each split and loader.
 
     Returns:
         The files written.
     """
     figures = {
-        named("quasi_interpolation", key): interpolation_figure(history, prefix, key.split, key.loader)
+        named("quasi_interpolation", key): partial(interpolation_figure, history, prefix, key.split, key.loader)
         for key in keys_of(history, "sqi_epsilon", prefix)
     }
-    return save_all(figures, folder)
+    return save_all(figures, folder, formats)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 
@@ -11,8 +12,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nc_callbacks.figures.style import LINES, Record, keys_of, label_axes, named, plot_metric, save_all
-from nc_callbacks.metrics import METRICS, LogKey
+from nc_callbacks.figures.each import number_figure
+from nc_callbacks.figures.style import LINES, Record, add_legend, keys_of, label_axes, named, save_all
+from nc_callbacks.metrics import LogKey
+
+RANK = "spectrum_effective_rank"
 
 
 def spectrum_figure(latest: Record, prefix: str = "nc", split: str = "train", loader: int | None = None) -> Figure:
@@ -44,21 +48,21 @@ def plot_spectra(panels: Sequence[Axes], spectra: Mapping[str, np.ndarray], wher
     label_axes(cumulative, f"Cumulative explained variance, {where}", "share (dimensionless)", "number of directions")
     for axes in panels:
         axes.set_xscale("log")
-        axes.legend(frameon=False, fontsize=8)
+        add_legend(axes)
 
 
-def save_spectrum_figures(history: Sequence[Record], latest: Record, folder: Path, prefix: str = "nc") -> list[Path]:
+def save_spectrum_figures(
+    history: Sequence[Record], latest: Record, folder: Path, prefix: str = "nc", formats: Sequence[str] = ("png",)
+) -> list[Path]:
     """Save ``spectrum`` and ``spectrum_effective_rank`` over epochs, one a split and loader.
 
     Returns:
         The files written.
     """
-    figures = {}
-    rank = METRICS["spectrum_effective_rank"]
+    figures: dict[str, Callable[[], Figure]] = {}
     found = keys_of([latest], "explained_variance", prefix)
     for key in {key.data: replace(key, layer="") for key in found}.values():
-        figures[named("spectrum", key)] = spectrum_figure(latest, prefix, key.split, key.loader)
-        figures[named(rank.name, key)] = figure = Figure(figsize=(5.2, 3.4), layout="constrained")
-        ranks = [replace(other, name=rank.name) for other in found if other.data == key.data]
-        plot_metric(figure.subplots(), history, ranks, f"{rank.title}, {key.data}", rank.unit, rank.log)
-    return save_all(figures, folder)
+        figures[named("spectrum", key)] = partial(spectrum_figure, latest, prefix, key.split, key.loader)
+        ranks = [replace(other, name=RANK) for other in found if other.data == key.data]
+        figures[named(RANK, key)] = partial(number_figure, history, ranks)
+    return save_all(figures, folder, formats)

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import ScaledTranslation
 from torch import Tensor
 
-from nc_callbacks.metrics import LogKey
+from nc_callbacks.metrics import LogKey, is_rounding, metric_of
 
 Record = Mapping[str, Any]
 """An entry of a callback's `history`, or its `latest`."""
+
+Makers = dict[str, Callable[[], Figure]]
+"""What makes figures, by their names."""
 
 MAX_LINES = 10
 """More classes than this are drawn as quantile bands."""
@@ -29,6 +34,12 @@ LINES: tuple[dict[str, Any], ...] = (
     {"color": "#8a4f9e", "linestyle": ":"},
 )
 """Told apart by style as well as by colour, so that they read in grey."""
+
+TEN = ("#0b3c5d", "#d1702a", "#4c8c4a", "#8a4f9e", "#2a9fb5", "#b8860b", "#c23b6f", "#6b6b6b", "#8fb339", "#a0522d")
+"""Colours of up to ten classes."""
+
+BELOW, ABOVE, MISSING = "#0072b2", "#d55e00", "#c9c9c4"
+"""Colours of the least and the largest value of a matrix, and of what has none; the page has the same."""
 
 
 def series(history: Sequence[Record], key: LogKey | str) -> tuple[list[int], list[float]]:
@@ -69,16 +80,23 @@ def plot_metric(
         log: Whether a logarithmic axis suits them.
     """
     drawn: list[float] = []
+    rows: list[tuple[str, list[float]]] = []
     for line, key in zip(cycle(LINES), map(str, keys), strict=False):
         epochs, values = series(history, key)
         marker = "o" if len(epochs) <= 3 else None
         axes.plot(epochs, values, label=LogKey.parse(key).title, marker=marker, lw=1.6, **line)
         drawn += [value for value in values if math.isfinite(value)]
-    if log and drawn and min(drawn) > 0 and max(drawn) > 3 * min(drawn):
+        rows.append((key, values))
+    rounding = bool(rows) and all(is_rounding(values, metric_of(LogKey.parse(key).name)) for key, values in rows)
+    if rounding:
+        # An axis that fits them would show their rounding as a trend.
+        margin = 0.5 * (abs(drawn[0]) if abs(drawn[0]) > 1e-3 else 1)
+        axes.set_ylim(min(drawn) - margin, max(drawn) + margin)
+    elif log and drawn and min(drawn) > 0 and max(drawn) > 3 * min(drawn):
         axes.set_yscale("log")
-    label_axes(axes, title, unit)
+    label_axes(axes, f"{title} (constant, up to rounding)" if rounding else title, unit)
     if len(axes.lines) > 1:
-        axes.legend(frameon=False, fontsize=8)
+        add_legend(axes)
 
 
 def plot_per_class(axes: Axes, epochs: Sequence[int], values: np.ndarray, title: str, unit: str) -> None:
@@ -92,18 +110,45 @@ def plot_per_class(axes: Axes, epochs: Sequence[int], values: np.ndarray, title:
         unit: Label of the vertical axis.
     """
     if values.shape[1] <= MAX_LINES:
-        for c, line in zip(range(values.shape[1]), cycle(LINES), strict=False):
-            marker = "ov^s"[c // len(LINES) % 4]
-            axes.plot(epochs, values[:, c], label=f"class {c}", lw=1.2, marker=marker, markevery=0.2, ms=4, **line)
-        axes.legend(frameon=False, fontsize=7, ncols=2)
+        for c in range(values.shape[1]):
+            line = {"color": TEN[c], "linestyle": LINES[c % len(LINES)]["linestyle"]}
+            if not np.isfinite(values[:, c]).any():
+                axes.plot([], [], label=f"class {c}: no samples", lw=1.2, **line)
+                continue
+            marker, some = "ov^s"[c // len(LINES) % 4], max(1, len(epochs) // 6)
+            axes.plot(epochs, values[:, c], label=f"class {c}", lw=1.2, marker=marker, markevery=some, ms=4, **line)
     else:
+        # A look without a finite value has no quantile.
+        known = np.isfinite(values).any(1)
+        values, epochs = values[known], np.asarray(epochs)[known].tolist()
         for low, high, shade in ((0, 1, "0.9"), (0.1, 0.9, "0.78"), (0.25, 0.75, "0.62")):
             bounds = np.nanquantile(values, [low, high], axis=1)
             label = "all classes" if low == 0 else f"{round(100 * (high - low))} % of classes"
             axes.fill_between(epochs, *bounds, color=shade, lw=0, label=label)
         axes.plot(epochs, np.nanmedian(values, axis=1), color=LINES[0]["color"], lw=1.8, label="median class")
-        axes.legend(frameon=False, fontsize=7)
     label_axes(axes, title, unit)
+    add_legend(axes, columns=4)
+
+
+def add_legend(axes: Axes, columns: int = 2) -> None:
+    """A legend below the axes, where it lies over no data."""
+    below = axes.transAxes + ScaledTranslation(0, -0.45, axes.figure.dpi_scale_trans)
+    axes.legend(
+        loc="upper left",
+        bbox_to_anchor=(0, 0),
+        bbox_transform=below,
+        ncols=columns,
+        frameon=False,
+        fontsize=7.5,
+        borderaxespad=0,
+        columnspacing=1.2,
+        handlelength=2.4,
+    )
+
+
+def diverging() -> Colormap:
+    """Colours of a matrix around 0; what has no value is grey, and no colour of the scale."""
+    return LinearSegmentedColormap.from_list("diverging", [BELOW, "#ffffff", ABOVE]).with_extremes(bad=MISSING)
 
 
 def label_axes(axes: Axes, title: str, unit: str, horizontal: str = "epoch") -> None:
@@ -133,14 +178,33 @@ def named(name: str, key: LogKey) -> str:
     return f"{name}/{key.where}"
 
 
-def save_all(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
-    """Save figures as ``NAME.png``.
+def save_all(
+    figures: Mapping[str, Figure | Callable[[], Figure]], folder: Path, formats: Sequence[str] = ("png",)
+) -> list[Path]:
+    """Make figures one by one and save each as ``NAME.png``, or in other formats.
+
+    Args:
+        figures: By name, a figure or what makes it.
+        folder: An existing folder.
+        formats: Of ``"png"``, ``"svg"`` and ``"pdf"``.
 
     Returns:
         The files written.
+
+    Raises:
+        RuntimeError: Some could not be made or saved; all others are there.
     """
-    paths = []
+    paths, failed = [], {}
     for name, figure in figures.items():
-        paths.append(folder / f"{name.replace('/', '_')}.png")
-        figure.savefig(paths[-1], dpi=130)
+        try:
+            made = figure if isinstance(figure, Figure) else figure()
+            for kind in formats:
+                path = folder / f"{name.replace('/', '_')}.{kind}"
+                made.savefig(path, dpi=130)
+                paths.append(path)
+        except Exception as error:
+            failed[name] = error
+    if failed:
+        first = next(iter(failed.values()))
+        raise RuntimeError(f"{', '.join(failed)} could not be drawn: {first!r}") from first
     return paths

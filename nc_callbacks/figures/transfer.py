@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from nc_callbacks.figures.style import LINES, label_axes
+from nc_callbacks.figures.style import LINES, add_legend, label_axes
 
 Row = Mapping[str, Any]
 
@@ -38,7 +38,7 @@ def plot_accuracies(axes: Axes, rows: Sequence[Row], title: str) -> None:
         )
     label_axes(axes, title, "test accuracy (share)", "variance σ² of the noise (pixels in [0, 1])")
     axes.set_xticks(range(len(variances)), [f"{variance:g}" for variance in variances])
-    axes.legend(frameon=False, fontsize=8)
+    add_legend(axes)
 
 
 def steps_figure(rows: Sequence[Row], variances: Sequence[float]) -> Figure:
@@ -52,7 +52,7 @@ def steps_figure(rows: Sequence[Row], variances: Sequence[float]) -> Figure:
     panels = figure.subplots(1, len(variances), squeeze=False)[0]
     for axes, variance in zip(panels, variances, strict=True):
         plot_steps(axes, [row for row in rows if row["variance"] == variance], f"σ² = {variance:g}")
-    panels[0].legend(frameon=False, fontsize=8, loc="lower right")
+    add_legend(panels[0])
     return figure
 
 

@@ -17,6 +17,7 @@ from nc_callbacks.metrics.registry import (
     sections,
     vector_panels,
 )
+from nc_callbacks.metrics.rounding import is_rounding
 
 __all__ = [
     "METRICS",
@@ -27,6 +28,7 @@ __all__ = [
     "Metric",
     "Panel",
     "Section",
+    "is_rounding",
     "metric_of",
     "register",
     "sections",

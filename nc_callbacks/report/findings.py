@@ -113,9 +113,11 @@ def _accuracy(run: Run) -> Iterator[Finding]:
     if shares := [share for key in keys_of([run], "accuracy", "val") if (share := _share_of(run, key))]:
         text += f", and {', '.join(shares)}"
     epochs, tpt = _curve(run, "tpt")
-    if len(tpt) and tpt.any():
-        text += f". The training error was first 0 after epoch {epochs[tpt.argmax()]} (terminal phase of training)"
-    elif len(tpt):
+    # NaN is no 1: after an epoch that could not be measured nothing is known.
+    reached = tpt == 1
+    if reached.any():
+        text += f". The training error was first 0 after epoch {epochs[reached.argmax()]} (terminal phase of training)"
+    elif np.isfinite(tpt).any():
         text += ". The terminal phase of training (no training error) was not reached"
     yield Finding(_percent(train), text + ".")
 
@@ -173,6 +175,7 @@ def _interpolation(run: Run) -> Iterator[Finding]:
     if ratio is None or epsilon is None:
         return
     _, gap = _curve(run, "sqi_gap")
+    gap = gap[np.isfinite(gap)]
     if len(gap) and np.abs(gap).max() < 1e-6:
         text = "is SQI's ratio ε / ((k−1) ε̃): by construction, for softmax outputs add up to 1"
     else:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from nc_callbacks.metrics import METRICS, LogKey, Panel, Section, metric_of, sections, vector_panels
+from nc_callbacks.metrics import METRICS, LogKey, Panel, Section, is_rounding, metric_of, sections, vector_panels
 from nc_callbacks.report.findings import label
 from nc_callbacks.report.run import Looks, Run, varying
 
@@ -89,7 +89,8 @@ def _curves(run: Run, keep: int) -> dict[str, Any]:
     for key, (at, values) in run.curves.items():
         rows = thinned(len(at), keep)
         place = epochs.setdefault(encoded(at[rows], "<i4"), len(epochs))
-        curves.append(_place(key) | {"epochs": place, "values": encoded(values[rows], "<f4")})
+        flat = {"flat": True} if is_rounding(values.tolist(), metric_of(LogKey.parse(key).name)) else {}
+        curves.append(_place(key) | {"epochs": place, "values": encoded(values[rows], "<f4")} | flat)
     return {"epochs": list(epochs), "curves": curves}
 
 

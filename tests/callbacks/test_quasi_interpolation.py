@@ -6,7 +6,7 @@ import logging
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
@@ -93,6 +93,25 @@ def test_table_of_samples(outputs, tmp_path):
 
     events = EventAccumulator(str(tmp_path.parent)).Reload()
     assert any("sqi_samples" in tag for tag in events.Tags()["tensors"])
+
+
+def test_tables_hold_numbers(tmp_path):
+    """W&B makes a column of texts of one text."""
+    tables = {}
+
+    class Tables(CSVLogger):
+        def log_table(self, key, columns, data):
+            tables[key] = columns, data
+
+    given = {"logger": Tables(tmp_path), "default_root_dir": tmp_path}
+    trainer(QuasiInterpolation(outputs="raw", samples=[70, 3]), **given).fit(Classifier(), loader())
+    columns, rows = tables["nc/train/sqi_samples"]
+    assert columns[:3] == ["epoch", "sample", "label"]
+    assert [row[1] for row in rows] == [70, 3]
+    cells = [cell for row in rows for cell in row]
+    assert len(cells) == 2 * (4 + K)
+    assert sum(cell is None for cell in cells) == 2
+    assert all(cell is None or type(cell) in (int, float) for cell in cells)
 
 
 def test_sample_that_is_not_there():

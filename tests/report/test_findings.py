@@ -1,6 +1,7 @@
 """The findings' numbers are those of the folder."""
 
 import numpy as np
+import pytest
 
 from nc_callbacks.report.findings import of_run, of_sweep
 from nc_callbacks.runs.folder import read
@@ -38,6 +39,21 @@ def test_terminal_phase_that_was_not_reached(tmp_path):
     assert "was not reached" in matching(lines(tmp_path / "run", found), "classified rightly")[1]
 
 
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_terminal_phase_after_epochs_that_could_not_be_measured(tmp_path, value):
+    """NaN is neither a training error of 0 nor one above."""
+    found = curves()
+    found["nc/train/tpt"] = np.full(30, value)
+    found["nc/train/tpt"][:7] = np.nan
+    text = matching(lines(tmp_path / "run", found), "classified rightly")[1]
+    assert ("was first 0 after epoch 8" in text) == (value == 1)
+    assert ("was not reached" in text) == (value == 0)
+    found["nc/train/tpt"][:] = np.nan
+    text = matching(lines(tmp_path / "none", found), "classified rightly")[1]
+    assert "first 0" not in text
+    assert "terminal phase" not in text
+
+
 def test_values_that_were_not_finite_are_left_out(tmp_path):
     found = curves()
     found["nc/train/nc1"][:] = np.nan
@@ -49,6 +65,8 @@ def test_interpolation_of_softmax_outputs_is_said_to_hold_by_construction(tmp_pa
     found = {f"nc/train/{name}": np.full(3, 1.25) for name in names}
     number, text = matching(lines(tmp_path / "a", found | {"nc/train/sqi_gap": np.full(3, 1e-9)}), "SQI")
     assert "by construction" in text
+    gap = np.array([np.nan, 1e-9, -1e-9])
+    assert "by construction" in matching(lines(tmp_path / "c", found | {"nc/train/sqi_gap": gap}), "SQI")[1]
     number, text = matching(lines(tmp_path / "b", found | {"nc/train/sqi_gap": np.full(3, 0.1)}), "SQI")
     assert number == "1.25"
     assert "by construction" not in text

@@ -58,6 +58,8 @@ function epochAxis(epochs) {
 }
 
 const charts = [];
+/** Whether the page is on its way to paper, where all charts are drawn at once, as wide as their column. */
+let printing = false;
 const waiting = new Set();
 const inView = new IntersectionObserver(
   (seen) => {
@@ -138,11 +140,31 @@ class Chart {
         hovermode: traces.length > 6 ? "closest" : "x unified",
         dragmode: touch ? false : "zoom",
         showlegend: false,
+        ...(printing && { width: this.plot.clientWidth }),
         ...layout,
       },
       { responsive: true, displayModeBar: false },
     );
   }
+}
+
+/** Draw all charts as paper wants them: those out of view too, no wider than a column, dark on white. */
+function beginPrinting() {
+  if (printing) return;
+  printing = true;
+  document.documentElement.classList.add("printing");
+  for (const chart of charts) {
+    Plotly.purge(chart.plot);
+    chart.draw();
+  }
+}
+
+/** Leave the charts to the screen again. */
+function endPrinting() {
+  printing = false;
+  document.documentElement.classList.remove("printing");
+  for (const chart of charts) Plotly.purge(chart.plot);
+  refreshAll();
 }
 
 function refreshAll() {
@@ -151,16 +173,18 @@ function refreshAll() {
 
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", refreshAll);
 
-/** A line over epochs; a single look is a dot. */
+/** A line over epochs, open where values are missing; one without a neighbour is a dot. */
 function line({ x, y }, name, i, more = {}) {
   const { color, dash } = style(i);
+  const alone = y.map((_, at) => !Number.isFinite(y[at - 1]) && !Number.isFinite(y[at + 1]));
   return {
     x,
     y,
     name: escapeMarkup(name),
-    mode: x.length < 2 ? "markers" : "lines",
+    mode: alone.some((is, at) => is && Number.isFinite(y[at])) ? "lines+markers" : "lines",
+    connectgaps: false,
     line: { color, dash: more.dash ?? dash, width: 1.9 },
-    marker: { color, size: 7 },
+    marker: { color, size: alone.map((is) => (is ? 7 : 0)), line: { width: 0 } },
     hovertemplate: "%{y:.4~g}",
     ...more.trace,
   };

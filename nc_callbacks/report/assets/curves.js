@@ -57,20 +57,37 @@ function linesOfSweep(metric, own) {
   });
 }
 
+/** A range that shows constant lines as such, however far their rounding is from 0. */
+function aroundAll(lines) {
+  const values = lines.flatMap(({ points: { y } }) => y).filter(Number.isFinite);
+  const [low, high] = [values.reduce((a, b) => Math.min(a, b)), values.reduce((a, b) => Math.max(a, b))];
+  const margin = 0.5 * (Math.max(Math.abs(low), Math.abs(high)) > 1e-3 ? Math.max(Math.abs(low), Math.abs(high)) : 1);
+  return [low - margin, high + margin];
+}
+
 /** What a chart of lines draws, with its note on values that a logarithmic axis cannot show. */
 function lineChart(lines, unit, log) {
   const positive = (value) => value > 0;
   const onLog = state.log && log && lines.some(({ points: { y } }) => y.some(positive));
-  const lost = onLog ? lines.reduce((sum, { points: { y } }) => sum + y.filter((value) => !positive(value)).length, 0) : 0;
+  const count = (test) => lines.reduce((sum, { points: { y } }) => sum + y.filter(test).length, 0);
+  const lost = onLog ? count((value) => value !== null && value <= 0) : 0;
+  const gaps = count((value) => value === null);
+  const flat = lines.length > 0 && lines.every(({ points: found }) => found.flat);
   const last = lines.filter(({ points: { y } }) => y.length).map(({ name, points: { y } }) => `${name}: ${short(y.at(-1))}`);
   return {
     traces: lines.map(({ name, index, dash, points: found }) => line(found, name, index, { dash })),
     layout: {
       xaxis: epochAxis(lines.flatMap(({ points: { x } }) => x)),
-      yaxis: onLog ? logAxis(unit, lines.flatMap(({ points: { y } }) => y)) : axis(unit),
+      yaxis: flat ? axis(unit, { range: aroundAll(lines) }) : onLog ? logAxis(unit, lines.flatMap(({ points: { y } }) => y)) : axis(unit),
     },
     legend: colourLegend(lines),
-    note: lost ? `${lost} values at or below 0 have no place on a logarithmic axis.` : "",
+    note: [
+      lost ? `${lost} values at or below 0 have no place on a logarithmic axis.` : "",
+      gaps ? `${gaps} values were not finite: the lines are open there.` : "",
+      flat ? "Constant, up to rounding." : "",
+    ]
+      .filter(Boolean)
+      .join(" "),
     summary: last.length > 8 ? `${last.length} lines.` : `Last values: ${last.join("; ")}.`,
   };
 }

@@ -15,15 +15,20 @@ function unpacked(holder, field, Kind) {
   return holder[field];
 }
 
-/** Epochs and values of a run's curve, without those that were not finite. */
+/** Epochs and values of a run's curve; null where a value was not finite, which leaves a gap. */
 function points(run, curve) {
   if (!curve.points) {
     const epochs = unpacked(run.epochs, curve.epochs, Int32Array);
     const values = unpacked(curve, "values", Float32Array);
-    const rows = Array.from(epochs.keys()).filter((row) => Number.isFinite(values[row]));
-    curve.points = { x: rows.map((row) => epochs[row]), y: rows.map((row) => values[row]) };
+    const y = Array.from(values, (value) => (Number.isFinite(value) ? value : null));
+    curve.points = { x: Array.from(epochs), y, flat: Boolean(curve.flat) };
   }
   return curve.points;
+}
+
+/** The last value that was finite. */
+function lastFinite(values) {
+  return values.findLast(Number.isFinite);
 }
 
 /** What a run kept of a look: the entries after an epoch (the last look that is not later), or null before the first. */

@@ -47,12 +47,14 @@ function heatMap(name, limit) {
   const range = k <= 12 && limit ? limit : rangeOffDiagonal(looks);
   const names = Array.from({ length: k }, (_, i) => classText(i, looks.step));
   const off = values.filter((_, i) => i % (k + 1) && Number.isFinite(values[i]));
+  const isAbsent = rowsOf(values, k).map((row) => !row.some(Number.isFinite));
+  const absent = names.filter((_, i) => isAbsent[i]);
   const mean = off.reduce((sum, value) => sum + value, 0) / off.length;
   return {
     traces: [
       {
         type: "heatmap",
-        z: rowsOf(values, k),
+        z: rowsOf(values, k).map((row) => row.map((value) => (Number.isFinite(value) ? value : null))),
         x0: (looks.step - 1) / 2,
         y0: (looks.step - 1) / 2,
         dx: looks.step,
@@ -60,7 +62,7 @@ function heatMap(name, limit) {
         customdata: names.map((row) => names.map((column) => [row, column])),
         zmin: -range,
         zmax: range,
-        colorscale: [[0, theme("series-1")], [0.5, theme("card")], [1, theme("series-0")]],
+        colorscale: [[0, theme("series-0")], [0.5, theme("card")], [1, theme("series-1")]],
         colorbar: { orientation: "h", y: 1.02, yanchor: "bottom", thickness: 8, tickfont: { size: 10 }, outlinewidth: 0 },
         texttemplate: k <= 12 ? "%{z:.2f}" : "",
         textfont: { size: 8 },
@@ -69,6 +71,8 @@ function heatMap(name, limit) {
     ],
     layout: {
       height: TALL,
+      // What has no value is grey, and no colour of the scale.
+      plot_bgcolor: theme("missing"),
       margin: { l: 40, r: 10, t: 30, b: 42 },
       hovermode: "closest",
       xaxis: axis("class", { showgrid: false, constrain: "domain", ...(k <= 12 && { dtick: 1 }) }),
@@ -76,6 +80,7 @@ function heatMap(name, limit) {
     },
     note: [
       range < 1 ? "Colours span what is off the diagonal, over all looks." : "",
+      absent.length ? `Grey: no samples of ${absent.slice(0, 5).join(", ")}${absent.length > 5 ? ", …" : ""}.` : "",
       looks.step > 1 ? `A cell is the mean over ${looks.step} × ${looks.step} classes.` : "",
     ].join(" "),
     summary: `Epoch ${shown.epoch}: off the diagonal ${short(mean)} on average.`,
@@ -94,10 +99,11 @@ function overEpochs(name, unit) {
   const summary = `${k} classes; last look from ${short(Math.min(...last))} to ${short(Math.max(...last))}.`;
   if (k <= MAX_LINES) {
     const traces = Array.from({ length: k }, (_, c) => {
-      const values = { x: looks.epochs, y: rows.map((row) => row[c]) };
+      const values = { x: looks.epochs, y: rows.map((row) => (Number.isFinite(row[c]) ? row[c] : null)) };
       return line(values, `class ${c}`, c, { trace: { hovertemplate: "epoch %{x}: %{y:.3f}" } });
     });
-    return { traces, layout, summary, legend: traces.map((_, c) => ({ mark: swatch(c), text: String(c) })) };
+    const text = (c) => (traces[c].y.some(Number.isFinite) ? String(c) : `${c}: no samples`);
+    return { traces, layout, summary, legend: traces.map((_, c) => ({ mark: swatch(c), text: text(c) })) };
   }
   const sorted = rows.map((row) => row.filter(Number.isFinite).sort((a, b) => a - b));
   const at = (share) => sorted.map((values) => quantile(values, share));
@@ -127,7 +133,7 @@ function byClass(unit, metrics, height) {
     const { color, symbol } = style(index);
     const finite = values.filter(Number.isFinite);
     const mean = finite.reduce((sum, value) => sum + value, 0) / finite.length;
-    shapes.push({ type: "line", xref: "paper", x0: 0, x1: 1, y0: mean, y1: mean, line: { color, width: 1, dash: DASHES[index] } });
+    if (finite.length) shapes.push({ type: "line", xref: "paper", x0: 0, x1: 1, y0: mean, y1: mean, line: { color, width: 1, dash: DASHES[index] } });
     return {
       x: values.map((_, i) => i * looks.step),
       y: values,

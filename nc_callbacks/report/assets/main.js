@@ -3,6 +3,7 @@
 
 /** plotly takes longer than all the rest: it starts when text and controls have been painted. */
 function startPlotly() {
+  if (window.Plotly) return;
   const script = element("script");
   script.textContent = document.getElementById("plotly").textContent;
   document.body.append(script);
@@ -17,3 +18,8 @@ if (CONTENT.sweep) {
 }
 addLooks();
 afterPaint(startPlotly);
+addEventListener("beforeprint", () => {
+  startPlotly();
+  beginPrinting();
+});
+addEventListener("afterprint", endPrinting);
