@@ -24,7 +24,7 @@ class PaperFigure:
     """A figure of several runs."""
 
     draw: str
-    """Name of a function in `nc_callbacks.figures.papers`."""
+    """Name of a function in `nc_callbacks.figures.papers` or `nc_callbacks.figures.over_runs`."""
     vectors: tuple[str, ...] = ()
     """Log keys of the vectors that it shows (and of the table of samples)."""
     metrics: tuple[str, ...] = ()
@@ -40,6 +40,9 @@ def _train(*names: str, layer: str = "") -> tuple[str, ...]:
 _LAYER = ("nc1", "nc2_equiangularity_signed", "nc2_equinorm", "ncc_accuracy")
 _SPREADS = ("sqi_epsilon_rel_std", "sqi_epsilon_off_rel_std")
 _NC2 = ("nc2_equinorm", "nc2_equinorm_weights", "nc2_equiangularity", "nc2_equiangularity_weights")
+_ACCURACIES = tuple(
+    str(LogKey(name, split)) for split in ("train", "val") for name in ("accuracy", "accuracy_centred_means")
+)
 
 FIGURES = {
     "seddik_fig1": PaperFigure(
@@ -48,10 +51,10 @@ FIGURES = {
     "seddik_fig2": PaperFigure(
         "cosine_and_accuracy_grid",
         _train("wm_cosine_per_class"),
-        tuple(
-            str(LogKey(name, split)) for split in ("train", "val") for name in ("accuracy", "accuracy_centred_means")
-        ),
+        _ACCURACIES,
     ),
+    "alignment": PaperFigure("alignment_scatter", (), _train("mu_ratio", "wm_cosine")),
+    "seeds": PaperFigure("means_over_seeds", (), (*_train("wm_cosine"), *_ACCURACIES)),
     "seddik_fig3": PaperFigure("transfer_grid", tables=("accuracy.csv", "curves.csv")),
     "lindegaard_fig1": PaperFigure(
         "interpolation_grid",
@@ -87,7 +90,7 @@ def draw_paper_figure(folder: Path, figure: str) -> list[Path]:
     """
     if figure not in FIGURES:
         raise ValueError(f"figure must be one of {', '.join(FIGURES)}, got {figure!r}.")
-    import nc_callbacks.figures.papers as papers
+    from nc_callbacks.figures import over_runs, papers
 
     what = FIGURES[figure]
     runs = [run for run in read(folder)[1] if run.status == "finished" and (run.looks or what.tables)]
@@ -96,7 +99,8 @@ def draw_paper_figure(folder: Path, figure: str) -> list[Path]:
     table, picture = folder / f"{figure}.csv", folder / f"{figure}.png"
     rows = [row for run in runs for row in (_copied(run, what.tables) if what.tables else _rows(run, what))]
     write_table(table, dict.fromkeys(key for row in rows for key in row), rows)
-    draw: Callable[[Sequence[Run]], Any] = getattr(papers, what.draw)
+    room = over_runs if hasattr(over_runs, what.draw) else papers
+    draw: Callable[[Sequence[Run]], Any] = getattr(room, what.draw)
     draw(runs).savefig(picture, dpi=110)
     return [picture, table]
 

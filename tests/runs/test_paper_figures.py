@@ -114,6 +114,7 @@ def sweep_of(folder):
         "nc/train/sqi_epsilon_rel_std": np.linspace(1, 3, 30),
         "nc/train/sqi_epsilon_off_rel_std": np.linspace(1, 4, 30),
         "nc/train/nc3": np.geomspace(1, 0.1, 30),
+        "nc/train/mu_ratio": np.linspace(0.5, 0.1, 30),
     }
     found |= {f"nc/train/{name}": np.geomspace(0.5, 0.01 * number, 30) for number, name in enumerate(NC2, 1)}
     for start in ("", f"{LOWER}/"):
@@ -144,6 +145,8 @@ LAST = {
     ("seddik_fig1", "mu1_per_class", "3"): 30.003,
     ("seddik_fig2", "wm_cosine_per_class", "3"): 30.003 / 40,
     ("seddik_fig2", "nc/val/accuracy_centred_means", ""): 0.999,
+    ("alignment", "nc/train/mu_ratio", ""): 0.1,
+    ("seeds", "nc/train/wm_cosine", ""): 0.91,
     ("lindegaard_fig1", "nc/train/sqi_epsilon_off_rel_std", ""): 4,
     ("lindegaard_fig2", f"nc/train/{LOWER}/nc1", ""): 0.3,
     ("lindegaard_fig2", "nc/train/nc1", ""): 0.02,

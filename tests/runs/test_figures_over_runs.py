@@ -1,0 +1,50 @@
+"""Figures of many runs: what makes a group, means and spreads over seeds, points at the last look."""
+
+import numpy as np
+import pytest
+
+from nc_callbacks.figures.over_runs import alignment_scatter, by_settings, means_over_seeds
+from nc_callbacks.runs.folder import read
+from tests.report.common import curves, make_run
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """tanh with and without batch norm, two seeds; ReLU, one."""
+    number = 0
+    for activation, norm, seeds in (("tanh", False, (0, 1)), ("tanh", True, (0, 1)), ("relu", False, (0,))):
+        for seed in seeds:
+            found = curves() | {"nc/train/mu_ratio": np.linspace(0.9, 0.1 + 0.1 * seed + 0.5 * norm, 30)}
+            found["nc/train/wm_cosine"] = found["nc/train/wm_cosine"] + 0.02 * seed
+            found["nc/val/accuracy_centred_means"] = found["nc/val/accuracy"] - 0.1 - 0.2 * seed
+            model = {"_target_": "models.cnn", "activation": activation, "batch_norm": norm}
+            make_run(tmp_path / str(number), found=found, seed=seed, model=model)
+            number += 1
+    return read(tmp_path)[1]
+
+
+def test_groups_differ_by_more_than_the_seed(runs):
+    groups = {label: [run.config["seed"] for run in group] for label, group in by_settings(runs).items()}
+    assert groups == {"tanh, no batch norm": [0, 1], "tanh, batch norm": [0, 1], "relu, no batch norm": [0]}
+    assert list(by_settings(runs[:2])) == ["digits"]
+
+
+def test_a_point_a_run(runs):
+    (axes,) = alignment_scatter(runs).axes
+    points = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines}
+    assert points["tanh, batch norm"][0] == pytest.approx([0.6, 0.7])
+    assert points["tanh, batch norm"][1] == pytest.approx([0.91, 0.93])
+    assert points["relu, no batch norm"] == (pytest.approx([0.1]), pytest.approx([0.91]))
+
+
+def test_means_and_spreads_over_seeds(runs):
+    cosine, train, val = means_over_seeds(runs).axes
+    lines = {line.get_label(): line for line in cosine.lines}
+    assert set(lines) == {"tanh, no batch norm (2 seeds)", "tanh, batch norm (2 seeds)", "relu, no batch norm"}
+    assert lines["tanh, batch norm (2 seeds)"].get_ydata()[-1] == pytest.approx(0.92)
+    # The deviation of two values with divisor 1: half of their difference, times √2.
+    (band, _) = cosine.collections
+    heights = band.get_paths()[0].vertices[:, 1]
+    assert heights.max() == pytest.approx(0.92 + 0.01 * 2**0.5)
+    assert val.lines[0].get_ydata()[-1] == pytest.approx(0.2, abs=1e-6)
+    assert train.lines[0].get_ydata()[-1] == pytest.approx(0.001, abs=1e-6)
