@@ -12,6 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from nc_callbacks.experiments.identity import write_data_file
 from nc_callbacks.experiments.module import ImageClassifier
 from nc_callbacks.runs.job import job
 from nc_callbacks.runs.loggers import log_results
@@ -55,6 +56,8 @@ def train(config: DictConfig, folder: str | Path) -> dict[str, float]:
         logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))
     callbacks = [instantiate(callback) for callback in config.callbacks.values()]
     trainer = instantiate(config.trainer, logger=loggers, callbacks=callbacks)
+    if trainer.is_global_zero:
+        write_data_file(data, folder)
 
     start = time.perf_counter()
     trainer.fit(model, datamodule=data)

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from nc_callbacks.experiments.identity import write_data_file
 from nc_callbacks.experiments.transfer import (
     Row,
     features_of,
@@ -71,6 +72,7 @@ def run(
         )
     data = instantiate(config.data)
     data.setup()
+    write_data_file(data, folder)
     (images, targets), (test_images, test_targets) = data.train_set.tensors, data.val_set.tensors
     network = trained_network(config, images, targets, config.trainer.max_epochs)
     evaluate_at = steps_to_look_at(steps)

@@ -29,7 +29,7 @@ def test_a_run_in_the_folder_that_is_given(tmp_path):
     left = json.loads((tmp_path / "summary.json").read_text())["metrics"]
     assert metrics == pytest.approx(left)
     assert "nc/train/nc1" in metrics
-    assert {"report.html", "metrics.csv", "hparams.yaml"} <= {path.name for path in tmp_path.iterdir()}
+    assert {"report.html", "metrics.csv", "hparams.yaml", "data.json"} <= {path.name for path in tmp_path.iterdir()}
     weights = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     assert all(name.startswith("network.") for name in weights)
 
