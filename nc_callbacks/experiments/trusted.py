@@ -20,6 +20,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 CLASSES: dict[str, tuple[type, ...]] = {
     "nc_callbacks.experiments.data": (LightningDataModule,),
+    "nc_callbacks.experiments.image_folder": (LightningDataModule,),
     "nc_callbacks.experiments.models": (nn.Module,),
     "nc_callbacks.experiments.losses": (nn.Module,),
     "torch.nn": (nn.Module,),

@@ -268,8 +268,11 @@ def num_classes(run: Any) -> int:
 
 
 def data_name(run: Any) -> str:
-    """The data set's own name."""
-    return DATA_NAMES[run.config["data"]["name"]]
+    """The data set's own name, or that of the folder of images."""
+    data = run.config["data"]
+    if data["name"] == "image_folder":
+        return Path(data["root"]).name
+    return DATA_NAMES.get(data["name"], data["name"])
 
 
 def model_name(run: Any) -> str:
