@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from nc_callbacks.figures.papers import data_name, model_name
+from nc_callbacks.figures.run_names import data_name, model_name
 from nc_callbacks.figures.style import LINES, label_axes
 from nc_callbacks.metrics import LogKey
 

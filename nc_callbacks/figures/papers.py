@@ -12,18 +12,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from nc_callbacks.figures.run_names import class_names, data_name, model_name
 from nc_callbacks.figures.spectrum import plot_spectra
-from nc_callbacks.figures.style import LINES, label_axes, plot_per_class
+from nc_callbacks.figures.style import LINES, MAX_LINES, label_axes, plot_per_class
 from nc_callbacks.figures.transfer import plot_accuracies, plot_steps
 from nc_callbacks.metrics import METRICS, LogKey
-
-DATA_NAMES = {
-    "digits": "digits",
-    "mnist": "MNIST",
-    "fashion_mnist": "Fashion-MNIST",
-    "cifar10": "CIFAR-10",
-    "cifar100": "CIFAR-100",
-}
 
 
 def near_optimality_grid(runs: Sequence[Any]) -> Figure:
@@ -48,6 +41,8 @@ def near_optimality_grid(runs: Sequence[Any]) -> Figure:
             axes.legend(frameon=False, fontsize=8, loc="upper left")
             where = f"{data_name(run)}, {run.config['model']['activation']}"
             label_axes(axes, f"{where}: {title}", "squared features", horizontal="class")
+            if len(named := class_names(run)) in range(1, MAX_LINES + 1):
+                axes.set_xticks(range(len(named)), named, rotation=30, ha="right", fontsize=8)
     return figure
 
 
@@ -73,6 +68,8 @@ def cosine_and_accuracy_grid(runs: Sequence[Any]) -> Figure:
         cosines = run.looks[_key("wm_cosine_per_class")]
         plot_per_class(upper, list(cosines.epochs), cosines.values, f"{data_name(run)}, {activation}", "Cos(w_c, μ_c)")
         upper.set_ylim(top=1)
+        if 0 < len(named := class_names(run)) == len(upper.lines):
+            upper.legend(upper.lines, named, frameon=False, fontsize=7, ncols=2)
         _plot_accuracies(lower, run, f"{data_name(run)}, {activation}")
     return figure
 
@@ -265,17 +262,3 @@ def _mark_terminal_phase(axes: Axes, run: Any, colour: str) -> None:
 def num_classes(run: Any) -> int:
     """k."""
     return len(run.looks[_key("counts")].values[-1])
-
-
-def data_name(run: Any) -> str:
-    """The data set's own name, or that of the folder of images."""
-    data = run.config["data"]
-    if data["name"] == "image_folder":
-        return Path(data["root"]).name
-    return DATA_NAMES.get(data["name"], data["name"])
-
-
-def model_name(run: Any) -> str:
-    """``1FC``, ``2FC``, or the model's name in the configuration."""
-    name = run.config["model"]["_target_"].rsplit(".", 1)[1]
-    return {"conv_1fc": "1FC", "conv_2fc": "2FC"}.get(name, name)

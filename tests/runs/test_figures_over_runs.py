@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from hydra import compose, initialize_config_module
 
 from nc_callbacks.figures.over_runs import alignment_scatter, by_settings, means_over_seeds
 from nc_callbacks.runs.folder import read
@@ -48,3 +49,20 @@ def test_means_and_spreads_over_seeds(runs):
     assert heights.max() == pytest.approx(0.92 + 0.01 * 2**0.5)
     assert val.lines[0].get_ydata()[-1] == pytest.approx(0.2, abs=1e-6)
     assert train.lines[0].get_ydata()[-1] == pytest.approx(0.001, abs=1e-6)
+
+
+@pytest.mark.parametrize(("experiment", "figure"), [("seddik_ablation", "seeds"), ("seddik_activations", "alignment")])
+def test_experiments_that_end_with_them(experiment, figure):
+    with initialize_config_module("nc_callbacks.conf", version_base="1.3"):
+        sweep = compose("train", [f"experiment={experiment}"], return_hydra_config=True).hydra
+        chosen = {name: str(values).split(",")[-1] for name, values in sweep.sweeper.params.items()}
+        config = compose("train", [f"experiment={experiment}", *(f"{k}={v}" for k, v in chosen.items())])
+    assert (sweep.mode.name, sweep.callbacks.sweep.figure) == ("MULTIRUN", figure)
+    assert config.data.name == "mnist"
+    assert config.callbacks.weight_mean_alignment.epochs == "log"
+    if experiment == "seddik_ablation":
+        model = config.model
+        assert (model.init, model.batch_norm, model.dropout, config.seed) == ("keras", True, 0.3, 2)
+        assert (config.data.samples, config.data.batch_size, config.trainer.max_epochs) == (12000, 200, 20)
+    else:
+        assert (config.model.activation, config.trainer.max_epochs, config.data.batch_size) == ("silu", 50, 1000)
