@@ -193,6 +193,7 @@ def conv_1fc(
     activation: str = "relu",
     batch_norm: bool = False,
     bias: bool = False,
+    width: int = 32,
 ) -> Network:
     """Lindegaard's homogeneous network «1FC»: four 3 × 3 convolutions of stride 2 and a 2 × 2 one to the k classes.
 
@@ -204,9 +205,11 @@ def conv_1fc(
         activation: Activation at the representation; the others are ReLU.
         batch_norm: Normalise before each activation. The network is homogeneous without.
         bias: Whether all layers have biases. The network is homogeneous without.
+        width: Channels of the first convolution; those after it scale with them.
     """
     return Network(
-        _convolutions(image_shape[0], activation, batch_norm, bias), nn.Conv2d(256, num_classes, 2, bias=bias)
+        _convolutions(image_shape[0], activation, batch_norm, bias, width),
+        nn.Conv2d(8 * width, num_classes, 2, bias=bias),
     )
 
 
@@ -216,6 +219,7 @@ def conv_2fc(
     activation: str = "relu",
     batch_norm: bool = False,
     bias: bool = False,
+    width: int = 32,
 ) -> Network:
     """Lindegaard's homogeneous network «2FC»: as `conv_1fc`, with a 2 × 2 convolution to 256 channels in between.
 
@@ -228,24 +232,26 @@ def conv_2fc(
         activation: Activation at the representation; the others are ReLU.
         batch_norm: Normalise before each activation. The network is homogeneous without.
         bias: Whether all layers have biases. The network is homogeneous without.
+        width: Channels of the first convolution; those after it scale with them.
     """
-    backbone = _convolutions(image_shape[0], "relu", batch_norm, bias)
-    backbone.add_module("fc", nn.Conv2d(256, 256, 2, bias=bias))
+    p = 8 * width
+    backbone = _convolutions(image_shape[0], "relu", batch_norm, bias, width)
+    backbone.add_module("fc", nn.Conv2d(p, p, 2, bias=bias))
     if batch_norm:
-        backbone.add_module("fc_norm", nn.BatchNorm2d(256))
+        backbone.add_module("fc_norm", nn.BatchNorm2d(p))
     backbone.add_module("fc_activation", named_activation(activation))
-    return Network(backbone, nn.Conv2d(256, num_classes, 1, bias=bias))
+    return Network(backbone, nn.Conv2d(p, num_classes, 1, bias=bias))
 
 
-def _convolutions(channels: int, last: str, batch_norm: bool, bias: bool) -> nn.Sequential:
+def _convolutions(channels: int, last: str, batch_norm: bool, bias: bool, width: int) -> nn.Sequential:
     layers: dict[str, nn.Module] = {"enlarge": Enlarge(32)}
-    widths = (32, 64, 128, 256)
-    for number, (width, activation) in enumerate(zip(widths, ["relu"] * 3 + [last], strict=True), 1):
-        layers[f"conv{number}"] = nn.Conv2d(channels, width, 3, stride=2, padding=1, bias=bias)
+    for number, activation in enumerate(["relu"] * 3 + [last]):
+        outputs = width * 2**number
+        layers[f"conv{number + 1}"] = nn.Conv2d(channels, outputs, 3, stride=2, padding=1, bias=bias)
         if batch_norm:
-            layers[f"norm{number}"] = nn.BatchNorm2d(width)
-        layers[f"activation{number}"] = named_activation(activation)
-        channels = width
+            layers[f"norm{number + 1}"] = nn.BatchNorm2d(outputs)
+        layers[f"activation{number + 1}"] = named_activation(activation)
+        channels = outputs
     return nn.Sequential(OrderedDict(layers))
 
 

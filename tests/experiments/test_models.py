@@ -77,6 +77,13 @@ def test_homogeneous_networks_options():
     assert isinstance(list(network.backbone)[-1], models.Erf)
 
 
+def test_width_of_homogeneous_networks():
+    one, two = (build((1, 8, 8), 3, width=4) for build in (models.conv_1fc, models.conv_2fc))
+    assert [module.out_channels for module in one.modules() if isinstance(module, nn.Conv2d)] == [4, 8, 16, 32, 3]
+    assert [module.out_channels for module in two.modules() if isinstance(module, nn.Conv2d)] == [4, 8, 16, 32, 32, 3]
+    assert one(torch.rand(2, 1, 8, 8)).shape == two(torch.rand(2, 1, 8, 8)).shape == (2, 3)
+
+
 def test_enlarge():
     image = torch.arange(4.0).view(1, 1, 2, 2)
     enlarged = models.Enlarge(5)(image)[0, 0]
