@@ -19,6 +19,9 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".
 GREY = ("1", "L", "LA", "I;16", "I;16B", "I;16L")
 """PIL's modes without colours."""
 
+SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing", "dev", "eval")
+"""Names that folders of splits go by: no classes."""
+
 Files = list[tuple[Path, int]]
 """Image files and their classes."""
 
@@ -27,18 +30,23 @@ def split_folders(root: Path) -> tuple[Path, Path | None]:
     """The folders with the classes of the training and the validation images; None where these are to be drawn.
 
     Raises:
-        FileNotFoundError: There is no such folder, or one for validation alone.
+        FileNotFoundError: There is no such folder.
+        ValueError: Folders have names of splits, and not those that are known.
     """
     if not root.is_dir():
         raise FileNotFoundError(
             f"Images were looked for in {root.resolve()}, which is no folder. Set data.root to one with a subfolder of "
             "images for each class under train/ and val/."
         )
-    train, val = root / "train", next((root / name for name in ("val", "test") if (root / name).is_dir()), None)
-    if train.is_dir():
-        return train, val
-    if val is not None:
-        raise FileNotFoundError(f"{root.resolve()} has {val.name}/ and no train/: where are the training images?")
+    names = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    val = next((root / name for name in ("val", "test") if name in names), None)
+    if "train" in names and (val is not None or len(names) == 1):
+        return root / "train", val
+    if "train" in names or any(name.lower() in SPLITS for name in names):
+        raise ValueError(
+            f"Expected train/ and val/ (or test/) in {root.resolve()}, or train/ alone, or the classes "
+            f"themselves; found {', '.join(names[:5])}{more(names)}. Rename the folders, or take away what is no split."
+        )
     return root, None
 
 
@@ -110,14 +118,15 @@ def read_image(path: Path, channels: int, size: int) -> UInt8[Tensor, "c size si
 
     try:
         with Image.open(path) as file:
-            image: Image.Image = file
-            if image.mode in ("I", "F"):
-                raise ValueError(f"{path} has pixels of 32 bits, whose range is not known: save it with 8 or 16.")
-            if image.mode.startswith("I;16"):
-                image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
-            image = image.convert("L" if channels == 1 else "RGB")
-    except (UnidentifiedImageError, OSError) as error:
+            file.load()
+            image: Image.Image = file.copy()
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as an image ({error}).") from error
+    if image.mode in ("I", "F"):
+        raise ValueError(f"{path} has pixels of 32 bits, whose range is not known: save it with 8 or 16.")
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
+    image = image.convert("L" if channels == 1 else "RGB")
     pixels = np.array(center_crop(resize(image, [size]), [size, size]))
     return torch.from_numpy(pixels).view(size, size, channels).permute(2, 0, 1)
 

@@ -42,7 +42,7 @@ class ImageFolderData(LightningDataModule):
     Raises:
         ValueError: An argument is out of its range; in `setup`, or where the classes are first asked for: a class has
             no image, or is in one of the two folders alone, or a file cannot be read as an image.
-        FileNotFoundError: There is no such folder, or no class in it.
+        FileNotFoundError: There is no such folder, or there are not two classes in it.
     """
 
     def __init__(

@@ -177,8 +177,14 @@ def test_absent_folders(tmp_path):
         prepared(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match=r"at least two classes in .*, found none"):
         prepared(tmp_path)
-    save(tmp_path / "val" / "a" / "0.png")
-    with pytest.raises(FileNotFoundError, match=r"has val/ and no train/"):
+
+
+@pytest.mark.parametrize("names", [["val"], ["Train", "Test"], ["train", "valid"], ["a", "b", "train"]])
+def test_splits_of_other_names(names, tmp_path):
+    """Neither taken for classes nor left out without a word."""
+    for name in names:
+        save(tmp_path / name / "a" / "0.png")
+    with pytest.raises(ValueError, match=rf"or the classes themselves; found {', '.join(sorted(names))}\."):
         prepared(tmp_path)
 
 
