@@ -13,7 +13,8 @@ from nc_callbacks.callbacks.base import CollapseCallback
 from nc_callbacks.callbacks.measurement import Measurement
 from nc_callbacks.engine.observation import Observation
 from nc_callbacks.engine.request import LayerNeeds, Needs
-from nc_callbacks.functional import eigenvalues, entropy_rank
+from nc_callbacks.functional import effective_rank, eigenvalues, entropy_rank
+from nc_callbacks.functional.spectrum import decay_of, present_of, rankme_of
 from nc_callbacks.probe import Pool
 
 
@@ -21,12 +22,16 @@ class FeatureSpectrum(CollapseCallback):
     """Measure the spectrum of the classifier's input and of further `layers` (Lindegaard 2021, Fig. 3).
 
     Exact, from the p × p second moment of all samples. Numbers, logged as ``nc/{split}/{name}``:
-    ``spectrum_effective_rank`` (exp of the entropy of the shares, in [1, p]) and ``spectrum_share`` (share of the
-    first k − 1 directions, in [0, 1]). Vectors, largest first: ``explained_variance`` (λ_j/Σλ, in `latest` and
-    `history`), ``cumulative_explained_variance`` and ``singular_values`` (of the n × p activation matrix, in `latest`).
+    ``spectrum_effective_rank`` (exp of the entropy of the shares, in [1, p]), ``spectrum_rankme`` (the same of singular
+    values), ``spectrum_stable_rank`` (Σλ/λ_1, in [1, p]), ``spectrum_decay`` and ``spectrum_decay_fit`` (α of
+    λ_j ∝ j^(−α), and R²), ``spectrum_share`` (share of the first k − 1 directions, in [0, 1]), and at the classifier
+    ``spectrum_stable_rank_weights`` (‖W‖_F²/‖W‖²). Vectors, largest first: ``explained_variance`` (λ_j/Σλ, in `latest`
+    and `history`), ``cumulative_explained_variance`` and ``singular_values`` (of the n × p activation matrix, in
+    `latest`), ``weight_singular_values`` (of W); by class, on demand, ``effective_rank_per_class`` (of C_c).
 
     Args:
         centred: Subtract the mean over samples; by default activations are taken as they are.
+        by_class: Measure the effective rank of each class's covariance too, which takes k p × p matrices of memory.
 
     The other arguments are those of all callbacks: see `nc_callbacks.callbacks.base.CollapseCallback`.
 
@@ -57,6 +62,7 @@ class FeatureSpectrum(CollapseCallback):
         verify: bool = False,
         *,
         centred: bool = False,
+        by_class: bool = False,
     ) -> None:
         super().__init__(
             head,
@@ -76,15 +82,16 @@ class FeatureSpectrum(CollapseCallback):
             verify,
         )
         self.centred = centred
+        self.by_class = by_class
 
     @property
     def needs(self) -> Needs:
-        of_layer = LayerNeeds("pooled")
+        of_layer = LayerNeeds("per_class" if self.by_class else "pooled")
         return Needs(of_layer, dict.fromkeys(self.layers, of_layer))
 
     @property
     def settings(self) -> tuple[Any, ...]:
-        return (self.centred,)
+        return (self.centred, self.by_class)
 
     def measure(self, observation: Observation) -> Measurement:
         moments = observation.moments
@@ -92,18 +99,34 @@ class FeatureSpectrum(CollapseCallback):
         if self.centred:
             matrix = matrix - torch.outer(moments.sample_mean, moments.sample_mean)
         values = eigenvalues(matrix)
+        samples = int(moments.counts.sum())
+        present = present_of(values, matrix.diagonal(), samples, moments.precision)
         shares = values / values.sum()
         cumulative = shares.cumsum(0)
         directions = min(len(moments.counts) - 1, len(shares))
+        decay, fit = decay_of(present, samples)
+        numbers = {
+            "spectrum_effective_rank": entropy_rank(shares),
+            "spectrum_rankme": rankme_of(present),
+            "spectrum_stable_rank": values.sum() / values[0],
+            "spectrum_decay": decay,
+            "spectrum_decay_fit": fit,
+            "spectrum_share": cumulative[directions - 1],
+        }
+        vectors = {"explained_variance": shares}
+        if moments.covariances is not None:
+            ranks = torch.stack([effective_rank(covariance) for covariance in moments.covariances])
+            vectors["effective_rank_per_class"] = observation.by_class(ranks)
+        if observation.classifier is not None and (weight := observation.classifier.weight) is not None:
+            of_weight = torch.linalg.svdvals(weight.double() if weight.device.type == "cpu" else weight.float())
+            vectors["weight_singular_values"] = of_weight
+            numbers["spectrum_stable_rank_weights"] = of_weight.square().sum() / of_weight[0].square()
         return Measurement(
-            numbers={
-                "spectrum_effective_rank": float(entropy_rank(shares)),
-                "spectrum_share": float(cumulative[directions - 1]),
-            },
-            vectors={"explained_variance": shares},
+            numbers={name: float(value) for name, value in numbers.items()},
+            vectors=vectors,
             matrices={
                 "cumulative_explained_variance": cumulative,
-                "singular_values": (values * moments.counts.sum()).sqrt(),
+                "singular_values": (values * samples).sqrt(),
             },
         )
 

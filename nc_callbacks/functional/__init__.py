@@ -4,8 +4,22 @@ They take and return tensors on any device, in float32 or float64 (half precisio
 Lightning, and are differentiable where their formula is.
 """
 
-from nc_callbacks.functional.duality import centred_mean_weight, nc3, nc3_etf, nc3_uniform_duality, wm_cosine
-from nc_callbacks.functional.geometry import nc2_equiangularity, nc2_equinorm, nc2_etf, nc2_uniformity, nc5
+from nc_callbacks.functional.duality import (
+    centred_mean_weight,
+    nc3,
+    nc3_bias,
+    nc3_etf,
+    nc3_uniform_duality,
+    wm_cosine,
+)
+from nc_callbacks.functional.geometry import (
+    nc2_equiangularity,
+    nc2_equinorm,
+    nc2_etf,
+    nc2_uniformity,
+    nc5,
+    subspace_angles,
+)
 from nc_callbacks.functional.interpolation import quasi_interpolation_errors
 from nc_callbacks.functional.loss import mse_decomposition
 from nc_callbacks.functional.near_optimal import (
@@ -17,8 +31,18 @@ from nc_callbacks.functional.near_optimal import (
     softmax_expectations,
 )
 from nc_callbacks.functional.nearest_mean import nc4, nearest_mean
-from nc_callbacks.functional.spectrum import effective_rank, eigenvalues, entropy_rank, explained_variance
 from nc_callbacks.functional.transferability import h_score, log_evidence
+from nc_callbacks.functional.spectrum import (
+    effective_rank,
+    eigenvalues,
+    entropy_rank,
+    explained_variance,
+    present_eigenvalues,
+    rankme,
+    spectrum_decay,
+    stable_rank,
+)
+from nc_callbacks.functional.unbalanced import minority_collapse, nc2_seli
 from nc_callbacks.functional.variability import nc1, nc1_cdnv, nc1_quotient
 from nc_callbacks.functional.whitening import oas_shrinkage, whitened_weight
 
@@ -34,6 +58,7 @@ __all__ = [
     "h_score",
     "implicit_weights",
     "log_evidence",
+    "minority_collapse",
     "mse_decomposition",
     "nc1",
     "nc1_cdnv",
@@ -41,8 +66,10 @@ __all__ = [
     "nc2_equiangularity",
     "nc2_equinorm",
     "nc2_etf",
+    "nc2_seli",
     "nc2_uniformity",
     "nc3",
+    "nc3_bias",
     "nc3_etf",
     "nc3_uniform_duality",
     "nc4",
@@ -50,8 +77,13 @@ __all__ = [
     "near_optimality",
     "nearest_mean",
     "oas_shrinkage",
+    "present_eigenvalues",
     "quasi_interpolation_errors",
+    "rankme",
     "softmax_expectations",
     "whitened_weight",
+    "spectrum_decay",
+    "stable_rank",
+    "subspace_angles",
     "wm_cosine",
 ]

@@ -139,6 +139,51 @@ def nc3_uniform_duality(
 
 
 @full_precision
+def nc3_bias(
+    weight: Float[Tensor, "k p"],
+    means: Float[Tensor, "k p"],
+    bias: Float[Tensor, " k"] | None = None,
+    global_mean: Float[Tensor, " p"] | None = None,
+    precision: float | None = None,
+) -> Float[Tensor, ""]:
+    """‖W m + b‖ / mean_c ‖W μ_c‖, dimensionless, in [0, ∞); 0 where the bias undoes the global mean m.
+
+    Zhu et al.'s (2021) code logs the numerator. Up to one number for all logits, which changes no decision, is not
+    taken out.
+
+    Args:
+        weight: W, the classifier's weight.
+        means: Uncentred class means.
+        bias: b; by default 0.
+        global_mean: m, by default the mean of the class means.
+        precision: ε of the features (`ClassMoments.precision`); by default that of the coarsest of means and centre.
+            A class mean that is no further from the centre than its sums are rounded is at the centre.
+
+    Raises:
+        ValueError: The shapes differ, or there are fewer than two classes.
+
+    Example:
+        >>> means = torch.tensor([[3.0, 0.0], [1.0, 0.0]])
+        >>> nc3_bias(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]), means, torch.tensor([-2.0, 2.0]))
+        tensor(0.)
+    """
+    weight, means, dtype = same_shape(weight, means)
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"bias must be ({len(weight)},), one for each row of weight, got {tuple(bias.shape)}.")
+    centre = means.mean(0) if global_mean is None else global_mean
+    around = centred(means, global_mean, precision)
+    weight = weight.to(around.dtype)
+    logits = weight @ centre.to(around.dtype)
+    if bias is not None:
+        logits = logits + bias.to(around.dtype)
+    if len(weight) > weight.shape[1]:
+        # ‖W μ‖ = ‖R μ‖ with the triangle R of W = QR: no k × k matrix.
+        weight = torch.linalg.qr(weight, mode="r").R
+    lengths = [(rows @ weight.T).norm(dim=1) for (rows,) in row_parts(around)]
+    return (logits.norm() / torch.cat(lengths).mean()).to(dtype)
+
+
+@full_precision
 def centred_mean_weight(
     means: Float[Tensor, "k p"],
     normalize: Literal["spectral", "frobenius", "none"] = "spectral",

@@ -110,6 +110,50 @@ def nc5(means: Float[Tensor, "k p"], ood_mean: Float[Tensor, " p"]) -> Float[Ten
 
 
 @full_precision
+def subspace_angles(one: Float[Tensor, "k p"], other: Float[Tensor, "m p"]) -> Float[Tensor, " r"]:
+    """Principal angles between the spans of two sets of vectors in one space, in [0, π/2], smallest first.
+
+    For centred class means of two layers of one width (a residual stream): how far the second layer turns the space
+    that the classes span (Björck & Golub 1973).
+
+    Args:
+        one: Centred class means of a layer; used as they stand.
+        other: Of another layer, of the same width.
+
+    Returns:
+        As many angles as the smaller span has dimensions, in radians.
+
+    Raises:
+        ValueError: The widths differ, or there are fewer than two vectors.
+
+    Example:
+        >>> subspace_angles(torch.eye(4)[:2], torch.eye(4)[1:3]).rad2deg().round()
+        tensor([ 0., 90.])
+    """
+    dtype = common_dtype(one, other)
+    one, other = as_matrix("one", one), as_matrix("other", other)
+    if one.shape[1] != other.shape[1]:
+        raise ValueError(
+            f"one and other must have as many columns, got {one.shape[1]} and {other.shape[1]}: spans in spaces of "
+            "different widths have no angles."
+        )
+    first, second = (_orthonormal(rows) for rows in (one, other))
+    if first.shape[1] > second.shape[1]:
+        first, second = second, first
+    inner = first.T @ second
+    # Of small angles the cosine has no digits: those have a sine (Björck & Golub).
+    cosines = torch.linalg.svdvals(inner).clamp(max=1)
+    sines = torch.linalg.svdvals(first - second @ inner.T).clamp(max=1).flip(0)
+    return torch.where(cosines.square() < 0.5, cosines.arccos(), sines.arcsin()).to(dtype)
+
+
+def _orthonormal(rows: Float[Tensor, "k p"]) -> Float[Tensor, "p r"]:
+    wide, _ = scaled(rows)
+    _, singular, v = torch.linalg.svd(wide, full_matrices=False)
+    return v[singular > max(rows.shape) * torch.finfo(rows.dtype).eps * singular[0]].T
+
+
+@full_precision
 def nc2_etf(vectors: Float[Tensor, "k p"]) -> Float[Tensor, ""]:
     """‖ M Mᵀ/‖M Mᵀ‖_F − E ‖_F with E = (I − 11ᵀ/k)/√(k−1), in [0, 2); 0 for a simplex ETF (Zhu et al. 2021).
 

@@ -6,7 +6,8 @@ from torch import nn
 from nc_callbacks import CentredMeanInit, NeuralCollapse
 from tests import reference
 from tests.callbacks.common import samples
-from tests.engine.test_invisible_models import Net, assert_identical, fitted
+from tests.engine.stateful_models import Net
+from tests.engine.test_invisible_models import assert_identical, fitted
 
 X, Y = samples()
 
