@@ -43,6 +43,7 @@ from nc_callbacks.functional.spectrum import (
     stable_rank,
 )
 from nc_callbacks.functional.unbalanced import minority_collapse, nc2_seli
+from nc_callbacks.functional.uncertainty import nc1_corrected, standard_error
 from nc_callbacks.functional.variability import nc1, nc1_cdnv, nc1_quotient
 from nc_callbacks.functional.whitening import oas_shrinkage, whitened_weight
 
@@ -62,6 +63,7 @@ __all__ = [
     "mse_decomposition",
     "nc1",
     "nc1_cdnv",
+    "nc1_corrected",
     "nc1_quotient",
     "nc2_equiangularity",
     "nc2_equinorm",
@@ -84,6 +86,7 @@ __all__ = [
     "whitened_weight",
     "spectrum_decay",
     "stable_rank",
+    "standard_error",
     "subspace_angles",
     "wm_cosine",
 ]

@@ -106,7 +106,7 @@ def affine_map(
     if is_plain(module):
         weight, bias = module._parameters["weight"], module._parameters.get("bias")
         assert weight is not None
-        if weight[0].numel() == shape.num_features and len(weight) == shape.num_classes:
+        if len(weight) == shape.num_classes and weight.numel() == shape.num_classes * shape.num_features:
             return whole(weight).flatten(1), None if bias is None else whole(bias)
     own = next((t for t in (*module.parameters(), *module.buffers()) if _is_real(t)), None)
     device = next((t.device for t in (own, *module.parameters(), *module.buffers()) if t is not None), None)

@@ -27,7 +27,7 @@ def test_equals_its_definition(n: int, k: int, dtype: torch.dtype) -> None:
     expected = reference.quasi_interpolation_errors(outputs.to(dtype).numpy(), targets.numpy())
     for value, definition in zip((epsilon, off), expected, strict=True):
         assert value.shape == definition.shape
-        assert np.array_equal(value.numpy(), definition)
+        assert np.array_equal(value.numpy(), definition.astype(value.numpy().dtype))
 
 
 def test_two_classes_leave_one_other_each() -> None:
