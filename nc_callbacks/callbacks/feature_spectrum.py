@@ -119,7 +119,7 @@ class FeatureSpectrum(CollapseCallback):
             vectors["effective_rank_per_class"] = observation.by_class(ranks)
         if observation.classifier is not None and (weight := observation.classifier.weight) is not None:
             of_weight = torch.linalg.svdvals(weight.double() if weight.device.type == "cpu" else weight.float())
-            vectors["weight_singular_values"] = of_weight
+            vectors["weight_singular_values"] = torch.nn.functional.pad(of_weight, (0, len(values) - len(of_weight)))
             numbers["spectrum_stable_rank_weights"] = of_weight.square().sum() / of_weight[0].square()
         return Measurement(
             numbers={name: float(value) for name, value in numbers.items()},

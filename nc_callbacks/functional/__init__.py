@@ -4,6 +4,7 @@ They take and return tensors on any device, in float32 or float64 (half precisio
 Lightning, and are differentiable where their formula is.
 """
 
+from nc_callbacks.functional.corrected import nc1_cdnv_corrected, nc1_corrected, wm_cosine_corrected
 from nc_callbacks.functional.duality import (
     centred_mean_weight,
     nc3,
@@ -31,7 +32,6 @@ from nc_callbacks.functional.near_optimal import (
     softmax_expectations,
 )
 from nc_callbacks.functional.nearest_mean import nc4, nearest_mean
-from nc_callbacks.functional.transferability import h_score, log_evidence
 from nc_callbacks.functional.spectrum import (
     effective_rank,
     eigenvalues,
@@ -42,8 +42,9 @@ from nc_callbacks.functional.spectrum import (
     spectrum_decay,
     stable_rank,
 )
+from nc_callbacks.functional.transferability import h_score, log_evidence
 from nc_callbacks.functional.unbalanced import minority_collapse, nc2_seli
-from nc_callbacks.functional.uncertainty import nc1_corrected, standard_error
+from nc_callbacks.functional.uncertainty import standard_error
 from nc_callbacks.functional.variability import nc1, nc1_cdnv, nc1_quotient
 from nc_callbacks.functional.whitening import oas_shrinkage, whitened_weight
 
@@ -63,6 +64,7 @@ __all__ = [
     "mse_decomposition",
     "nc1",
     "nc1_cdnv",
+    "nc1_cdnv_corrected",
     "nc1_corrected",
     "nc1_quotient",
     "nc2_equiangularity",
@@ -83,10 +85,11 @@ __all__ = [
     "quasi_interpolation_errors",
     "rankme",
     "softmax_expectations",
-    "whitened_weight",
     "spectrum_decay",
     "stable_rank",
     "standard_error",
     "subspace_angles",
+    "whitened_weight",
     "wm_cosine",
+    "wm_cosine_corrected",
 ]

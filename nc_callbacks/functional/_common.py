@@ -95,7 +95,8 @@ def product(matrix: Float[Tensor, "p q"], columns: Float[Tensor, "q r"]) -> Floa
     found = columns.new_empty(len(matrix), columns.shape[1])
     # One buffer: blocks that come and go leave holes in memory that add up to the copy.
     buffer = columns.new_empty(0)
-    for rows in row_blocks(*matrix.shape, columns.dtype):
+    p, q = matrix.shape
+    for rows in row_blocks(p, q, columns.dtype):
         part = matrix[rows]
         buffer.resize_(part.shape).copy_(part)
         found[rows] = buffer @ columns

@@ -21,13 +21,13 @@ ROWS = (
         range=(1, math.inf), definition="exp(−Σ q log q), q the shares of singular values", title="RankMe",
     ),
     _row(
-        "spectrum_stable_rank", panel="Effective rank", label="stable rank", unit="directions", source="",
+        "spectrum_stable_rank", panel="Effective rank", label="stable rank", unit="directions", source="Rudelson & Vershynin 2007",
         range=(1, math.inf), ideal=lambda k, p: min(k - 1, p), ideal_text="k−1", toward="ideal",
         definition="Σλ/λ₁", title="Stable rank",
     ),
     _row(
         "spectrum_stable_rank_weights", panel="Effective rank", label="stable rank, weights", unit="directions",
-        source="", layers=False, range=(1, math.inf), ideal=lambda k, p: min(k - 1, p), ideal_text="k−1",
+        source="Rudelson & Vershynin 2007", layers=False, range=(1, math.inf), ideal=lambda k, p: min(k - 1, p), ideal_text="k−1",
         toward="ideal", definition="‖W‖_F²/‖W‖²", title="Stable rank of the weights",
     ),
     _row(
@@ -54,7 +54,7 @@ ROWS = (
     ),
     _vector(
         "weight_singular_values", panel="Singular values of the weights", unit="weights", label="σ_j", layers=False,
-        source="", range=(0, math.inf), definition="singular values of W, largest first",
+        source="", range=(0, math.inf), definition="singular values of W, largest first, 0 beyond its rows",
         title="Singular values of the weights",
     ),
     _row(
