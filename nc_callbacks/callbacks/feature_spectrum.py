@@ -114,7 +114,8 @@ class FeatureSpectrum(CollapseCallback):
             "spectrum_share": cumulative[directions - 1],
         }
         vectors = {"explained_variance": shares}
-        if moments.covariances is not None:
+        if self.by_class:
+            assert moments.covariances is not None
             ranks = torch.stack([effective_rank(covariance) for covariance in moments.covariances])
             vectors["effective_rank_per_class"] = observation.by_class(ranks)
         if observation.classifier is not None and (weight := observation.classifier.weight) is not None:

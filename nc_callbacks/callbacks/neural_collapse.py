@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,10 @@ class NeuralCollapse(CollapseCallback):
     ``nc1_cdnv``; of the centred class means ``nc2_equinorm``, ``nc2_equiangularity``, ``nc2_equiangularity_signed``,
     ``nc2_etf``, ``nc2_uniformity``, ``nc2_uniformity_var``; ``ncc_accuracy``; and at the classifier
     ``nc2_equinorm_weights``, ``nc2_equiangularity_weights``, ``nc2_etf_weights``, ``nc3``, ``nc3_etf``,
-    ``nc3_uniform_duality``, ``nc4``, ``accuracy`` and, on the training split, ``tpt`` (1 where the training error is
-    0, else 0). ``nc4`` and ``ncc_accuracy`` use the class means of the training split on every split. Layers other
-    than the classifier's input log as ``nc/{split}/{layer}/{name}``. On demand: ``nc5`` at every layer, and at the
-    classifier ``mse_nc1``, ``mse_nc23``, ``mse_perp`` (in units of the squared error).
+    ``nc3_uniform_duality``, ``nc3_bias``, ``nc4``, ``accuracy`` and, on the training split, ``tpt`` (1 where the
+    training error is 0, else 0). ``nc4`` and ``ncc_accuracy`` use the class means of the training split on every
+    split. Layers other than the classifier's input log as ``nc/{split}/{layer}/{name}``. On demand: ``nc5`` at every
+    layer, and at the classifier ``mse_nc1``, ``mse_nc23``, ``mse_perp`` (in units of the squared error).
 
     Vectors in `latest` and `history`: ``class_mean_norms`` (‖μ_c‖) and ``counts``. Matrix in `latest`:
     ``class_mean_cosines`` (cos(μ_c, μ_c'), up to 1,000 classes). Classes without samples have NaN there.
@@ -45,6 +46,10 @@ class NeuralCollapse(CollapseCallback):
             over it.
         mse_weight_decay: λ of the decomposition of the squared error (see `nc_callbacks.functional.mse_decomposition`);
             adds its three parts.
+        unbalanced: Add the geometry of unbalanced classes at the classifier: ``nc2_seli``, ``nc2_seli_weights`` (up to
+            1,000 classes) and ``minority_collapse``.
+        standard_errors: Add ``nc1_corrected`` and ``nc1_cdnv_corrected``, without the bias of few samples a class, and
+            their standard errors ``nc1_error`` and ``nc1_cdnv_error``.
 
     The other arguments are those of all callbacks: see `nc_callbacks.callbacks.base.CollapseCallback`.
 
@@ -79,6 +84,8 @@ class NeuralCollapse(CollapseCallback):
         *,
         ood_loader: Any = None,
         mse_weight_decay: float | None = None,
+        unbalanced: bool = False,
+        standard_errors: bool = False,
     ) -> None:
         if mse_weight_decay is not None and mse_weight_decay < 0:
             raise ValueError(f"mse_weight_decay must be at least 0, got {mse_weight_decay}.")
@@ -101,6 +108,8 @@ class NeuralCollapse(CollapseCallback):
         )
         self.ood_loader = ood_loader
         self.mse_weight_decay = mse_weight_decay
+        self.unbalanced = unbalanced
+        self.standard_errors = standard_errors
 
     @property
     def needs(self) -> Needs:
@@ -110,7 +119,7 @@ class NeuralCollapse(CollapseCallback):
 
     @property
     def settings(self) -> tuple[Any, ...]:
-        return (*super().settings, self.ood_loader, self.mse_weight_decay)
+        return (*super().settings, self.ood_loader, self.mse_weight_decay, self.standard_errors)
 
     def measure(self, observation: Observation) -> Measurement:
         moments, classifier = observation.moments, observation.classifier
@@ -125,6 +134,13 @@ class NeuralCollapse(CollapseCallback):
                 shares["tpt"] = float(classifier.accuracy == 1)
         centred = centred_at(moments.means, centre, moments.precision)
         tensors |= _of_centred(centred, moments)
+        if self.unbalanced and classifier is not None and classifier.weight is not None:
+            tensors |= _of_unbalanced(classifier.weight, centred, moments)
+        if self.standard_errors:
+            # The same whether or not another callback has asked for the covariance of each class.
+            moments = replace(moments, covariances=None)
+            for name, metric in _CORRECTED.items():
+                tensors |= {f"{name}_corrected": metric(moments), f"{name}_error": F_nc.standard_error(metric, moments)}
         return Measurement(
             numbers={name: float(value) for name, value in (tensors | shares).items() if value is not None},
             vectors={
@@ -155,6 +171,7 @@ class NeuralCollapse(CollapseCallback):
             "nc3": F_nc.nc3(weight, *of_means),
             "nc3_etf": F_nc.nc3_etf(weight, *of_means),
             "nc3_uniform_duality": F_nc.nc3_uniform_duality(weight, *of_means),
+            "nc3_bias": F_nc.nc3_bias(weight, moments.means, classifier.bias, centre, moments.precision),
             "nc2_equinorm_weights": F_nc.nc2_equinorm(weight),
             "nc2_equiangularity_weights": F_nc.nc2_equiangularity(weight),
             "nc2_etf_weights": F_nc.nc2_etf(weight),
@@ -168,6 +185,16 @@ class NeuralCollapse(CollapseCallback):
         from nc_callbacks.figures import save_collapse_figures
 
         save_collapse_figures(self.history, self.latest, folder, self.prefix, formats)
+
+
+_CORRECTED = {"nc1": F_nc.nc1_corrected, "nc1_cdnv": F_nc.nc1_cdnv_corrected}
+
+
+def _of_unbalanced(weight: Tensor, centred: Float[Tensor, "k p"], moments: ClassMoments) -> dict[str, Tensor]:
+    found = {"minority_collapse": F_nc.minority_collapse(weight, moments.counts)}
+    if len(centred) <= MAX_CLASSES_OF_MATRIX:
+        found["nc2_seli_weights"], found["nc2_seli"] = F_nc.nc2_seli(weight, centred, moments.counts)
+    return found
 
 
 def _of_centred(centred: Float[Tensor, "k p"], moments: ClassMoments) -> dict[str, Tensor]:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
+
+from torch import Tensor
 
 import nc_callbacks.functional as F_nc
 from nc_callbacks.callbacks.arguments import BatchFn, Epochs, ForwardFn, GlobalMean, Mode, Split
@@ -35,6 +38,8 @@ class WeightMeanAlignment(CollapseCallback):
         a2_residual: Measure how far the class covariances are from Assumption A2.
         implicit: Measure how far W is from Proposition 2, in its ``"full"`` or ``"published"`` form (see
             `nc_callbacks.functional.implicit_weights`). Keeps k³ numbers.
+        standard_errors: Measure ``wm_cosine_corrected``, without the bias of few samples a class, and its standard
+            error ``wm_cosine_error``. Takes the pooled p × p covariance.
 
     The other arguments are those of all callbacks: see `nc_callbacks.callbacks.base.CollapseCallback`.
 
@@ -69,6 +74,7 @@ class WeightMeanAlignment(CollapseCallback):
         *,
         a2_residual: bool = False,
         implicit: Literal["full", "published"] | None = None,
+        standard_errors: bool = False,
     ) -> None:
         if implicit not in (None, "full", "published"):
             raise ValueError(f'implicit must be None, "full" or "published", got {implicit!r}.')
@@ -91,17 +97,20 @@ class WeightMeanAlignment(CollapseCallback):
         )
         self.a2_residual = a2_residual
         self.implicit = implicit
+        self.standard_errors = standard_errors
 
     @property
     def needs(self) -> Needs:
-        covariance: Covariance = "per_class" if self.a2_residual or self.implicit else "none"
+        covariance: Covariance = "pooled" if self.standard_errors else "none"
+        if self.a2_residual or self.implicit:
+            covariance = "per_class"
         layers = dict.fromkeys(self.layers, LayerNeeds())
         softmax = self.implicit is not None
         return Needs(LayerNeeds(covariance), layers, accuracy=True, centred_means=True, softmax=softmax)
 
     @property
     def settings(self) -> tuple[Any, ...]:
-        return (*super().settings, self.implicit)
+        return (*super().settings, self.implicit, self.standard_errors)
 
     def measure(self, observation: Observation) -> Measurement:
         moments, classifier = observation.moments, observation.classifier
@@ -127,6 +136,8 @@ class WeightMeanAlignment(CollapseCallback):
                 cosines = F_nc.wm_cosine(classifier.weight, moments.means, centre, moments.precision)
                 numbers |= {"wm_cosine": cosines.mean(), "wm_cosine_min": cosines.min(), "wm_cosine_max": cosines.max()}
                 vectors["wm_cosine_per_class"] = cosines
+                if self.standard_errors:
+                    numbers |= _with_error(classifier.weight, moments)
             shares = {"accuracy": classifier.accuracy, "accuracy_centred_means": classifier.centred_mean_accuracy}
             if self.a2_residual:
                 numbers["a2_residual"] = F_nc.a2_residual(moments)
@@ -153,3 +164,15 @@ class WeightMeanAlignment(CollapseCallback):
         from nc_callbacks.figures import save_alignment_figures
 
         save_alignment_figures(self.history, self.latest, folder, self.prefix, formats)
+
+
+def _with_error(weight: Tensor, moments: ClassMoments) -> dict[str, Tensor]:
+    def mean_cosine(of: ClassMoments) -> Tensor:
+        return F_nc.wm_cosine_corrected(weight.clone(), of).mean()
+
+    # The same whether or not another callback has asked for the covariance of each class.
+    pooled = replace(moments, covariances=None)
+    return {
+        "wm_cosine_corrected": mean_cosine(pooled),
+        "wm_cosine_error": F_nc.standard_error(mean_cosine, pooled),
+    }

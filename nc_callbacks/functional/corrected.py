@@ -11,9 +11,6 @@ from nc_callbacks.functional.rounding import deviations
 from nc_callbacks.functional.uncertainty import needed, shares
 from nc_callbacks.statistics import ClassMoments
 
-_KNOWN = 0.25
-"""A correction to second order of more than this share of the value says that the value is not known."""
-
 
 @full_precision
 def nc1_corrected(moments: ClassMoments) -> Float[Tensor, ""]:
@@ -35,7 +32,7 @@ def nc1_corrected(moments: ClassMoments) -> Float[Tensor, ""]:
 
     Returns:
         The scalar; NaN where it is not known, since class means are no further apart than their noise makes them, or
-        fluctuations would shift it by more than a quarter, or there are not more samples than classes.
+        fluctuations shift it by more than half, or there are not more samples than classes.
 
     Raises:
         ValueError: `within` was not gathered, or there are fewer than two classes.
@@ -43,10 +40,10 @@ def nc1_corrected(moments: ClassMoments) -> Float[Tensor, ""]:
     Example:
         >>> from nc_callbacks import ClassStatistics
         >>> generator = torch.Generator().manual_seed(0)
-        >>> # 5 samples a class; nc1 of the population is 3/64 = 0.047.
-        >>> means, targets = torch.eye(64)[:4] * 8, torch.arange(20) % 4
+        >>> # In the population nc1 is 3/64 = 0.047.
+        >>> means, targets = torch.eye(64)[:4] * 8, torch.arange(200) % 4
         >>> statistics = ClassStatistics(4)
-        >>> statistics.update(means[targets] + torch.randn(20, 64, generator=generator), targets)
+        >>> statistics.update(means[targets] + torch.randn(200, 64, generator=generator), targets)
         >>> round(float(nc1_corrected(statistics.compute())), 2)
         0.05
     """
@@ -61,8 +58,9 @@ def nc1_corrected(moments: ClassMoments) -> Float[Tensor, ""]:
     rows = basis.T @ deviations(means)
     noise = basis.T @ ((shares(moments).to(means.dtype) / n)[:, None] * basis)
     value, shift = (_few_features if p < k else _few_classes)(rows, within * (n.sum() / nu), noise, nu)
-    known = (value > 0) & (shift.abs() < _KNOWN * value)
-    return torch.where(known, value - shift, torch.nan)
+    corrected = value - shift
+    known = (value > 0) & (shift.abs() < corrected / 2)
+    return torch.where(known, corrected, torch.nan)
 
 
 def _few_classes(rows: Tensor, s: Tensor, noise: Tensor, nu: Tensor) -> tuple[Tensor, Tensor]:
@@ -106,8 +104,8 @@ def _fourth_moments(g: Tensor, x: Tensor, y: Tensor) -> Tensor:
 def nc1_cdnv_corrected(moments: ClassMoments) -> Float[Tensor, ""]:
     """`nc1_cdnv` without the bias of few samples a class, dimensionless; 0 at collapse.
 
-    With s_c = v_c n_c/(n_c − 1), a squared distance of two class means is s_c/n_c + s_c'/n_c' too large in the mean; that
-    is taken off, and the shift of its inverse by its fluctuations, to second order. Takes k × k matrices.
+    With s_c = v_c n_c/(n_c − 1), a squared distance of two class means is s_c/n_c + s_c'/n_c' too large in the mean;
+    that is taken off, and the shift of its inverse by its fluctuations, to second order. Takes k × k matrices.
 
     Args:
         moments: With `within`.
@@ -143,7 +141,7 @@ def nc1_cdnv_corrected(moments: ClassMoments) -> Float[Tensor, ""]:
     fluctuation = (4 * along * share + 2 * squares * share.square()) / gap.square()
     values = (s[one] + s[other]) / (2 * gap)
     value, shift = values.mean(), (values * fluctuation).mean()
-    known = (gap > 0).all() & (shift.abs() < _KNOWN * value)
+    known = (gap > 0).all() & (shift.abs() < value / 4)
     return torch.where(known, value - shift, torch.nan)
 
 

@@ -30,7 +30,7 @@ def standard_error(metric: Callable[[ClassMoments], Float[Tensor, ""]], moments:
         moments: With `within`.
 
     Returns:
-        The scalar; NaN where there are not more samples than classes.
+        The scalar; NaN where the metric is, or there are not more samples than classes.
 
     Raises:
         ValueError: `within` was not gathered, or there are fewer than two classes.
@@ -50,7 +50,7 @@ def standard_error(metric: Callable[[ClassMoments], Float[Tensor, ""]], moments:
         found = torch.autograd.grad(value, (within, means, traces), allow_unused=True)
     n = moments.counts.to(means.dtype)
     nu = n.sum() - len(n)
-    if nu < 1:
+    if nu < 1 or bool(value.isnan()):
         return torch.full_like(value.detach(), torch.nan)
     unbiased, share = within.detach() * (n.sum() / nu), shares(moments).to(means.dtype)
     variance = torch.zeros_like(n[0])

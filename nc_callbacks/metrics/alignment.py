@@ -16,6 +16,7 @@ _cosine = partial(_row, unit="cosine", range=(-1, 1), ideal=1, toward="up")
 _squared = partial(_row, unit=SQUARED, layers=True)
 
 _WM, _COSINES = "Cosine of weights and centred class means", "mean, least and largest over c of cos(w_c, μ_c)"
+_DOUBT = "`wm_cosine` without the bias of few samples a class; its standard error, with `standard_errors=True`"
 _MU = "mean of ‖m_c‖²; mean over c ≠ c' of m_cᵀm_c'; mu2/mu1"
 _SIGMA = "mean diagonal and mean off-diagonal entry of C_c, averaged over c; sigma2/sigma1"
 _MUS, _SIGMAS = "μ₁ and μ₂: products of class means", "σ²₁ and σ²₂: class covariances"
@@ -26,6 +27,15 @@ ROWS = (
     _cosine("wm_cosine", panel=_WM, label="mean over classes", definition=_COSINES, title=_WM),
     _cosine("wm_cosine_min", panel=_WM, label="least", definition=_COSINES, title=f"{_WM}, least"),
     _cosine("wm_cosine_max", panel=_WM, label="largest", definition=_COSINES, title=f"{_WM}, largest"),
+    _cosine(
+        "wm_cosine_corrected", panel=f"{_WM}, without the bias of few samples", label="mean over classes",
+        definition=_DOUBT, source="docs/papers.md", on_demand="standard_errors",
+        title=f"{_WM}, without the bias of few samples",
+    ),
+    _row(
+        "wm_cosine_error", panel=f"{_WM}: standard error", label="of the mean", unit="cosine", range=(0, INF),
+        definition=_DOUBT, source="docs/papers.md", on_demand="standard_errors", title=f"{_WM}: standard error",
+    ),
     _row(
         "accuracy_centred_means", panel="Accuracy with M̄ for W", label="centred class means", unit=SHARE, range=(0, 1),
         ideal=1, toward="up", definition="accuracy with W replaced by M and no bias",

@@ -19,6 +19,16 @@ _error = partial(
     source="Han et al. 2021",
     on_demand="mse_weight_decay",
 )
+_ERRORS = "Within-class variability: standard errors"
+_doubt = partial(
+    _falls,
+    section="NC1",
+    panel="Within-class variability without the bias of few samples",
+    layers=True,
+    definition="without the bias of few samples a class; standard errors, with `standard_errors=True`",
+    source="docs/papers.md",
+    on_demand="standard_errors",
+)
 _share = partial(_row, unit=SHARE, range=(0, 1))
 
 NC1 = (
@@ -35,6 +45,16 @@ NC1 = (
         definition="mean over c < c' of (v_c + v_c') / (2 ‖m_c − m_c'‖²)", source="Galanti et al. 2021",
         title="NC1: class-distance normalised variance",
     ),
+    _doubt("nc1_corrected", label="tr(Σ_W Σ_B⁺)/k", title="NC1 without the bias of few samples"),
+    _doubt(
+        "nc1_cdnv_corrected", label="class-distance normalised variance",
+        title="NC1: class-distance normalised variance without the bias of few samples",
+    ),
+    _doubt("nc1_error", panel=_ERRORS, label="tr(Σ_W Σ_B⁺)/k", toward="none", ideal=None, title="NC1: standard error"),
+    _doubt(
+        "nc1_cdnv_error", panel=_ERRORS, label="class-distance normalised variance", toward="none", ideal=None,
+        title="NC1: standard error of the class-distance normalised variance",
+    ),
     _error("mse_nc1", "NC1", "Squared error: L_NC1", "L_NC1", title="Squared error: L_NC1"),
 )  # fmt: skip
 
@@ -42,6 +62,9 @@ _ETF = "‖M Mᵀ/‖M Mᵀ‖ − E‖; same for W"
 _NORMS = "std / mean of ‖μ_c‖, of ‖w_c‖"
 _ANGLES = "mean over c ≠ c' of |cos(μ_c, μ_c') + 1/(k−1)|; same for w"
 _UNIFORM = "mean and variance over c < c' of log(1/‖μ̂_c − μ̂_c'‖), μ̂ = μ/‖μ‖"
+
+SELI = "Thrampoulidis et al. 2022"
+_SELI = "‖M Mᵀ/‖M Mᵀ‖ − S⁺/‖S⁺‖‖, ‖W Wᵀ/‖W Wᵀ‖ − S/‖S‖‖, S = (P diag(n_c) P)^½, with `unbalanced=True`"
 
 NC2 = (
     _falls(
@@ -83,6 +106,19 @@ NC2 = (
         "nc2_uniformity_var", "NC2", "Uniformity, variance", "class means", layers=True,
         definition=_UNIFORM, source=f"Liu et al. 2023; {WU}", title="NC2: variance of the uniformity",
     ),
+    _falls(
+        "nc2_seli", "NC2", "Distance to the interpolation of unbalanced labels", "class means", range=(0, 2),
+        definition=_SELI, source=SELI, on_demand="unbalanced", title="NC2: distance of class means to SELI",
+    ),
+    _falls(
+        "nc2_seli_weights", "NC2", "Distance to the interpolation of unbalanced labels", "weights", range=(0, 2),
+        definition=_SELI, source=SELI, on_demand="unbalanced", title="NC2: distance of weights to SELI",
+    ),
+    _row(
+        "minority_collapse", "NC2", "Cosines of the rows of rare classes", "mean over pairs", "cosine", range=(-1, 1),
+        definition="mean cosine of weight rows of classes with less than half the median count, with `unbalanced=True`",
+        source="Fang et al. 2021", on_demand="unbalanced", title="NC2: rows of rare classes that fall together",
+    ),
     _error("mse_nc23", "NC2", "Squared error: L_NC2/3", "L_NC2/3", title="Squared error: L_NC2/3"),
     _row(
         "class_mean_cosines", "NC2", "Cosines of the centred class means", "cos(μ_c, μ_c')", "cosine", layers=True,
@@ -104,6 +140,10 @@ NC3 = (
     _falls(
         "nc3_uniform_duality", "NC3", "Variance of cos(w_c, μ_c) over classes", "duality", range=(0, 1),
         definition="variance over c of cos(w_c, μ_c)", source=WU, title="NC3: variance of cos(w, μ) over classes",
+    ),
+    _falls(
+        "nc3_bias", "NC3", "Bias and global mean", "‖W m + b‖ / ‖W μ_c‖", definition="‖W m + b‖ / mean_c ‖W μ_c‖",
+        source=ZHU, title="NC3: what the bias leaves of the global mean",
     ),
     _error("mse_perp", "NC3", "Squared error: L_⊥", "L_⊥", title="Squared error: L_⊥"),
 )  # fmt: skip

@@ -7,6 +7,8 @@ from functools import partial
 
 from nc_callbacks.metrics.registry import PURE, Metric
 
+STABLE = "Rudelson & Vershynin 2007"
+
 _row = partial(Metric, section="Spectrum", callback="FeatureSpectrum", source="Lindegaard 2021", layers=True)
 _vector = partial(_row, axis="direction")
 
@@ -21,14 +23,14 @@ ROWS = (
         range=(1, math.inf), definition="exp(−Σ q log q), q the shares of singular values", title="RankMe",
     ),
     _row(
-        "spectrum_stable_rank", panel="Effective rank", label="stable rank", unit="directions", source="Rudelson & Vershynin 2007",
+        "spectrum_stable_rank", panel="Effective rank", label="stable rank", unit="directions", source=STABLE,
         range=(1, math.inf), ideal=lambda k, p: min(k - 1, p), ideal_text="k−1", toward="ideal",
         definition="Σλ/λ₁", title="Stable rank",
     ),
     _row(
         "spectrum_stable_rank_weights", panel="Effective rank", label="stable rank, weights", unit="directions",
-        source="Rudelson & Vershynin 2007", layers=False, range=(1, math.inf), ideal=lambda k, p: min(k - 1, p), ideal_text="k−1",
-        toward="ideal", definition="‖W‖_F²/‖W‖²", title="Stable rank of the weights",
+        source=STABLE, layers=False, range=(1, math.inf), ideal=lambda k, p: min(k - 1, p),
+        ideal_text="k−1", toward="ideal", definition="‖W‖_F²/‖W‖²", title="Stable rank of the weights",
     ),
     _row(
         "spectrum_decay", panel="Decay of the spectrum", label="α", source="Agrawal et al. 2022",

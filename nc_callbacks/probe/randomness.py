@@ -12,7 +12,7 @@ import torch
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Inside, the global generators (Python, NumPy, torch, each CUDA device) start from a seed; then go on as before."""
+    """Inside, the global generators (Python, NumPy, torch, CUDA devices) start from a seed; then go on as before."""
     python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002 - the global state is meant
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     try:
