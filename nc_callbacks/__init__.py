@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from nc_callbacks.callbacks.look_recorder import LookRecorder
     from nc_callbacks.statistics import ClassMoments, ClassStatistics, OutputErrors
     from nc_callbacks.transfer import rank_sources
+    from nc_callbacks.transfer.etf_head import DotRegression, SimplexETFHead
     from nc_callbacks.transfer.head import CentredMeanHead
 
     __version__: str
@@ -31,11 +32,13 @@ __all__ = [
     "CentredMeanInit",
     "ClassMoments",
     "ClassStatistics",
+    "DotRegression",
     "FeatureSpectrum",
     "LookRecorder",
     "NeuralCollapse",
     "OutputErrors",
     "QuasiInterpolation",
+    "SimplexETFHead",
     "WeightMeanAlignment",
     "rank_sources",
 ]
@@ -50,6 +53,7 @@ _HOMES = {
     ),
     "nc_callbacks.callbacks.look_recorder": ("LookRecorder",),
     "nc_callbacks.statistics": ("ClassMoments", "ClassStatistics", "OutputErrors"),
+    "nc_callbacks.transfer.etf_head": ("DotRegression", "SimplexETFHead"),
     "nc_callbacks.transfer.head": ("CentredMeanHead",),
     "nc_callbacks.transfer.ranking": ("rank_sources",),
 }

@@ -7,6 +7,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from nc_callbacks.transfer.etf_head import DotRegression
+
+__all__ = ["DotRegression", "GeneralisedCrossEntropy", "OneHotSquaredError"]
+
 
 class OneHotSquaredError(nn.Module):
     """Mean over samples and classes of (f_c − 1[c = y])².

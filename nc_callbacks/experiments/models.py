@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nc_callbacks.experiments.initialisation import initialised
+from nc_callbacks.transfer.etf_head import SimplexETFHead
 
 Shape = tuple[int, int, int]
 """Channels, height and width of an image."""
@@ -94,6 +95,16 @@ class Network(nn.Module):
         return self.classifier(self.backbone(images)).flatten(1)
 
 
+def _network(backbone: nn.Module, p: int, k: int, bias: bool, init: str, classifier: str) -> Network:
+    if classifier not in ("linear", "etf"):
+        raise ValueError(f"classifier must be 'linear' or 'etf', got {classifier!r}.")
+    network = Network(backbone, nn.Linear(p, k, bias=bias))
+    initialised(network, init)
+    if classifier == "etf":
+        network.classifier = SimplexETFHead(p, k)
+    return network
+
+
 def cnn(
     image_shape: Shape,
     num_classes: int,
@@ -103,6 +114,7 @@ def cnn(
     bias: bool = False,
     init: str = "torch",
     dropout: float = 0.0,
+    classifier: str = "linear",
 ) -> Network:
     """Two 3 × 3 convolutions (32 and 64 channels, ReLU), a dense layer of p units, the activation, the classifier.
 
@@ -118,6 +130,7 @@ def cnn(
         bias: Whether the classifier has a bias.
         init: Initial weights, as `initialised` has them.
         dropout: Share of the inputs of each dense layer, the classifier among them, left out at random in training.
+        classifier: ``linear``, or ``etf``: fixed, a simplex ETF on features of length 1.
 
     Example:
         >>> cnn((1, 8, 8), num_classes=10)(torch.zeros(2, 1, 8, 8)).shape
@@ -146,9 +159,7 @@ def cnn(
         named_activation(activation),
         *_dropped(dropout),
     )
-    network = Network(backbone, nn.Linear(num_features, num_classes, bias=bias))
-    initialised(network, init)
-    return network
+    return _network(backbone, num_features, num_classes, bias, init, classifier)
 
 
 def mlp(
@@ -161,6 +172,7 @@ def mlp(
     bias: bool = False,
     init: str = "torch",
     dropout: float = 0.0,
+    classifier: str = "linear",
 ) -> Network:
     """Dense layers with ReLU, a dense layer of p units, the activation, the classifier.
 
@@ -174,6 +186,7 @@ def mlp(
         bias: Whether the classifier has a bias.
         init: Initial weights, as `initialised` has them.
         dropout: Share of the inputs of each dense layer but the first left out at random in training.
+        classifier: ``linear``, or ``etf``: fixed, a simplex ETF on features of length 1.
     """
     sizes = [math.prod(image_shape), *hidden, num_features]
     layers: list[nn.Module] = [nn.Flatten()]
@@ -182,9 +195,7 @@ def mlp(
         layers += [nn.BatchNorm1d(fan_out)] if batch_norm else []
         layers += [nn.ReLU(), *_dropped(dropout)]
     layers[-2 if dropout else -1] = named_activation(activation)
-    network = Network(nn.Sequential(*layers), nn.Linear(num_features, num_classes, bias=bias))
-    initialised(network, init)
-    return network
+    return _network(nn.Sequential(*layers), num_features, num_classes, bias, init, classifier)
 
 
 def conv_1fc(
