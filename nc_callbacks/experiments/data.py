@@ -51,6 +51,7 @@ class ImageData(LightningDataModule):
         download: Download what is not there.
         seed: Of the split of ``digits``, and of the draw of `samples`.
         samples: Training images to train with, drawn at random so that each class keeps its share; by default all.
+        imbalance: Training samples of the first class over those of the last; those between fall geometrically.
 
     Raises:
         ValueError: There is no data set of that name; in `setup`: it has fewer images than `samples`.
@@ -72,6 +73,7 @@ class ImageData(LightningDataModule):
         download: bool = True,
         seed: int = 0,
         samples: int | None = None,
+        imbalance: float | None = None,
     ) -> None:
         super().__init__()
         if name not in IMAGE_SETS:
@@ -83,6 +85,7 @@ class ImageData(LightningDataModule):
         self.download = download
         self.seed = seed
         self.samples = samples
+        self.imbalance = imbalance
         self.image_shape = IMAGE_SETS[name].shape
         self.num_classes = IMAGE_SETS[name].num_classes
         self.train_set: TensorDataset | None = None
@@ -97,6 +100,9 @@ class ImageData(LightningDataModule):
             train, val = self._load(True), self._load(False)
         if self.samples is not None:
             chosen = stratified(train[1], self.samples, self.seed)
+            train = train[0][chosen], train[1][chosen]
+        if self.imbalance is not None:
+            chosen = long_tailed(train[1], self.imbalance, self.seed)
             train = train[0][chosen], train[1][chosen]
         self.train_set, self.val_set = TensorDataset(*train), TensorDataset(*val)
 
@@ -164,9 +170,39 @@ def stratified(labels: Int[Tensor, " n"], samples: int, seed: int) -> Int[Tensor
     shares = counts.double() * samples / len(labels)
     taken = shares.floor().long()
     taken[(shares - taken).argsort(descending=True, stable=True)[: samples - int(taken.sum())]] += 1
+    return _drawn(labels, taken, seed)
+
+
+def long_tailed(labels: Int[Tensor, " n"], imbalance: float, seed: int) -> Int[Tensor, " samples"]:
+    """Indices of samples drawn at random, without repeats and in rising order: class c keeps n ρ^(−c/(k−1)) of them.
+
+    n is the size of the smallest class, ρ the ratio of the first class's samples to the last's; at least one is kept.
+
+    Args:
+        labels: Class of each.
+        imbalance: ρ.
+        seed: Of the draw.
+
+    Raises:
+        ValueError: The ratio is below 1.
+
+    Example:
+        >>> labels = torch.arange(300) % 3
+        >>> labels[long_tailed(labels, 100, seed=0)].bincount().tolist()
+        [100, 10, 1]
+    """
+    if imbalance < 1:
+        raise ValueError(f"imbalance must be at least 1, got {imbalance}.")
+    counts = torch.bincount(labels)
+    falling = imbalance ** -torch.linspace(0, 1, len(counts), dtype=torch.float64)
+    return _drawn(labels, (counts.min() * falling).round().clamp(min=1).long(), seed)
+
+
+def _drawn(labels: Tensor, taken: Tensor, seed: int) -> Tensor:
+    """Indices of so many samples of each class."""
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     by_class = order[labels[order].argsort(stable=True)]
-    parts = by_class.split(counts.tolist())
+    parts = by_class.split(torch.bincount(labels).tolist())
     return torch.cat([part[:count] for part, count in zip(parts, taken.tolist(), strict=True)]).sort().values
 
 

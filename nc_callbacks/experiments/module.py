@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
@@ -14,11 +14,15 @@ from torch import Tensor, nn
 class ImageClassifier(LightningModule):
     """Trains a network; logs ``train/loss``, ``train/accuracy``, ``val/loss`` and ``val/accuracy`` (shares) by epoch.
 
+    Where classes are rare (less than half the median number of training samples), also ``val/accuracy_rare``: that of
+    their samples alone.
+
     Args:
         network: From images to outputs (n, k).
         loss: From outputs (n, k) and class indices (n,) to a scalar.
         optimizer: From parameters to an optimiser.
         scheduler: From the optimiser to a schedule that steps after each epoch.
+        class_counts: Training samples of each class.
     """
 
     def __init__(
@@ -27,12 +31,16 @@ class ImageClassifier(LightningModule):
         loss: nn.Module,
         optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
         scheduler: Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler],
+        class_counts: Int[Tensor, " k"] | None = None,
     ) -> None:
         super().__init__()
         self.network = network
         self.loss = loss
         self.make_optimizer = optimizer
         self.make_scheduler = scheduler
+        self.rare: Tensor | None
+        few = None if class_counts is None else class_counts < class_counts.float().quantile(0.5) / 2
+        self.register_buffer("rare", few if few is not None and few.any() else None, persistent=False)
 
     def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
         return self.network(images)
@@ -50,6 +58,11 @@ class ImageClassifier(LightningModule):
         accuracy = (outputs.argmax(1) == targets).float().mean()
         values = {f"{split}/loss": loss, f"{split}/accuracy": accuracy}
         self.log_dict(values, on_step=False, on_epoch=True, batch_size=len(images), sync_dist=True)
+        if split == "val" and self.rare is not None:
+            # Every batch logs, one without rare samples with weight 0: ranks wait for each other.
+            right = (outputs.argmax(1) == targets)[self.rare[targets]].float()
+            share = right.sum() / max(len(right), 1)
+            self.log("val/accuracy_rare", share, on_step=False, on_epoch=True, batch_size=len(right), sync_dist=True)
         return loss
 
     def configure_optimizers(self) -> Any:

@@ -50,6 +50,7 @@ def train(config: DictConfig, folder: str | Path) -> dict[str, float]:
         loss=loss,
         optimizer=instantiate(config.optimizer),
         scheduler=instantiate(config.scheduler),
+        class_counts=data.class_counts,
     )
     loggers = [instantiate(logger) for logger in config.logger.values()]
     for logger in loggers:
