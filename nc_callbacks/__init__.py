@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         WeightMeanAlignment,
     )
     from nc_callbacks.callbacks.look_recorder import LookRecorder
+    from nc_callbacks.runs.report_page import ReportPage
     from nc_callbacks.statistics import ClassMoments, ClassStatistics, OutputErrors
     from nc_callbacks.transfer import rank_sources
     from nc_callbacks.transfer.etf_head import DotRegression, SimplexETFHead
@@ -38,6 +39,7 @@ __all__ = [
     "NeuralCollapse",
     "OutputErrors",
     "QuasiInterpolation",
+    "ReportPage",
     "SimplexETFHead",
     "WeightMeanAlignment",
     "rank_sources",
@@ -52,6 +54,7 @@ _HOMES = {
         "WeightMeanAlignment",
     ),
     "nc_callbacks.callbacks.look_recorder": ("LookRecorder",),
+    "nc_callbacks.runs.report_page": ("ReportPage",),
     "nc_callbacks.statistics": ("ClassMoments", "ClassStatistics", "OutputErrors"),
     "nc_callbacks.transfer.etf_head": ("DotRegression", "SimplexETFHead"),
     "nc_callbacks.transfer.head": ("CentredMeanHead",),

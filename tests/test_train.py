@@ -21,7 +21,7 @@ def run(folder, *overrides):
 @pytest.fixture(scope="module")
 def default_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    finished = run(folder, "trainer.max_epochs=3")
+    finished = run(folder, "trainer.max_epochs=3", "figures=all")
     assert finished.returncode == 0, finished.stderr
     return folder, finished.stdout
 
@@ -31,7 +31,7 @@ def test_run_folder(default_run):
     assert (folder / "checkpoints" / "last.ckpt").is_file()
     assert (folder / ".hydra" / "config.yaml").is_file()
     figures = {path.stem for path in (folder / "figures").glob("*.png")}
-    assert {"collapse", "nc1", "nc2_equinorm", "nc3", "nc4", "class_mean_cosines_train"} <= figures
+    assert {"summary", "collapse", "nc1", "nc2_equinorm", "nc3", "nc4", "class_mean_cosines_train"} <= figures
     assert printed.rstrip().splitlines()[-2:] == [f"Run folder: {folder}", f"Page: {folder}/report.html"]
 
 

@@ -30,8 +30,8 @@ class LookRecorder(Callback):
     """Keep the vectors and matrices of the callbacks' looks in ``looks.npz``, bounded in size, for the run's page.
 
     The file has for each log key ``KEY`` (looks, …) in float32, ``KEY@epochs`` (looks,), counted from 1, and
-    ``KEY@step``, how many classes an entry stands for. It is written anew after each look, so that a run that is cut
-    off leaves what it has seen.
+    ``KEY@step``, how many classes an entry stands for; ``@ended`` says whether fit has ended. It is written anew after
+    each look, so that a run that is cut off leaves what it has seen.
 
     - At most 40 looks per key: the first ones, then ever fewer, evenly spaced in the logarithm of the epoch; the last
       look is always among them.
@@ -106,6 +106,13 @@ class LookRecorder(Callback):
         if looked:
             self._write()
 
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero and self.values:
+            try:
+                self._write(ended=True)
+            except Exception as error:
+                self._warn_once("record", f"The looks could not be written to {self.folder}: {error!r}.")
+
     def state_dict(self) -> dict[str, Any]:
         """Matrices and long vectors; the others are in the callbacks' histories."""
         own = {key: torch.stack(values) for key, values in self.values.items() if key not in self._of_histories}
@@ -143,8 +150,8 @@ class LookRecorder(Callback):
             rank_zero_warn(message)
         self._warned.add(what)
 
-    def _write(self) -> None:
-        arrays: dict[str, Any] = {}
+    def _write(self, ended: bool = False) -> None:
+        arrays: dict[str, Any] = {"@ended": np.array(ended)}
         for key, values in self.values.items():
             arrays[key] = torch.stack(values).numpy()
             arrays[f"{key}@epochs"] = np.array(self.epochs[key])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 from pathlib import Path
 
@@ -16,7 +15,8 @@ from nc_callbacks.experiments.identity import write_data_file
 from nc_callbacks.experiments.module import ImageClassifier
 from nc_callbacks.runs.job import job
 from nc_callbacks.runs.loggers import log_results
-from nc_callbacks.runs.summary import print_summary, summarise, write_page
+from nc_callbacks.runs.report_page import ReportPage
+from nc_callbacks.runs.summary import print_summary
 
 # The data lies in memory, where worker processes would only slow it down; Hydra writes to the folder before the logger.
 HARMLESS = ("does not have many workers", "exists and is not empty", "isinstance.treespec, LeafSpec")
@@ -56,17 +56,17 @@ def train(config: DictConfig, folder: str | Path) -> dict[str, float]:
     for logger in loggers:
         logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))
     callbacks = [instantiate(callback) for callback in config.callbacks.values()]
+    # It leaves the summary, the figures and the page, also where training is stopped.
+    page = ReportPage(folder, config.figures, config.figure_formats, say=False)
+    callbacks.append(page)
     trainer = instantiate(config.trainer, logger=loggers, callbacks=callbacks)
     if trainer.is_global_zero:
         write_data_file(data, folder)
 
-    start = time.perf_counter()
     trainer.fit(model, datamodule=data)
-    if trainer.is_global_zero:
-        summary = summarise(trainer, folder, time.perf_counter() - start)
-        log_results(trainer, config, summary["metrics"])
-        print_summary(summary, folder)
-        write_page(folder)
+    if trainer.is_global_zero and page.summary is not None:
+        log_results(trainer, config, page.summary["metrics"])
+        print_summary(page.summary, folder, page.page)
     return {name: float(value) for name, value in trainer.callback_metrics.items()}
 
 

@@ -13,6 +13,7 @@ from nc_callbacks.figures.collapse import collapse_figure, layers_figure, plot_c
 from nc_callbacks.figures.each import save_metric_figures
 from nc_callbacks.figures.interpolation import interpolation_figure, save_interpolation_figures
 from nc_callbacks.figures.spectrum import save_spectrum_figures, spectrum_figure
+from nc_callbacks.figures.summary import save_summary_figures, summary_figure
 
 __all__ = [
     "accuracies_figure",
@@ -27,5 +28,7 @@ __all__ = [
     "save_interpolation_figures",
     "save_metric_figures",
     "save_spectrum_figures",
+    "save_summary_figures",
     "spectrum_figure",
+    "summary_figure",
 ]

@@ -81,7 +81,9 @@ def _matrix_figure(latest: Record, key: LogKey) -> Figure:
     return figure
 
 
-def plot_pairs(axes: Axes, matrix: Tensor, metric: Metric, where: str = "") -> None:
+def plot_pairs(
+    axes: Axes, matrix: Tensor, metric: Metric, where: str = "", bar: Axes | None = None, digits: bool = True
+) -> None:
     """Heat map of a value a pair of classes, with numbers up to twelve classes.
 
     Args:
@@ -89,6 +91,8 @@ def plot_pairs(axes: Axes, matrix: Tensor, metric: Metric, where: str = "") -> N
         matrix: (k, k).
         metric: Its row, for title, unit and range.
         where: Of what, for the title.
+        bar: Where the bar of colours goes; by default beside the matrix.
+        digits: Whether numbers may stand in the cells.
     """
     values = np.asarray(matrix)
     k = len(values)
@@ -104,12 +108,15 @@ def plot_pairs(axes: Axes, matrix: Tensor, metric: Metric, where: str = "") -> N
     if k <= 12:
         axes.set_xticks(range(k))
         axes.set_yticks(range(k))
-        for (row, column), value in np.ndenumerate(values):
+        for (row, column), value in np.ndenumerate(values if digits else np.empty((0, 0))):
             if not np.isfinite(value):
                 continue
             colour = "white" if abs(value) > 0.6 * largest else "black"
             axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=6, color=colour)
-    axes.figure.colorbar(image, ax=axes, shrink=0.8, label=metric.unit)
+    if bar is None:
+        axes.figure.colorbar(image, ax=axes, shrink=0.8, label=metric.unit)
+    else:
+        axes.figure.colorbar(image, cax=bar, orientation="horizontal", label=metric.unit)
 
 
 def save_metric_figures(

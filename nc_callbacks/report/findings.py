@@ -43,10 +43,13 @@ def _outcomes(runs: list[Run]) -> Finding:
     finished = sum(run.status == "finished" for run in runs)
     text = f"of {len(runs)} runs finished"
     rest = len(runs) - finished
-    for status, words in (("failed", "failed"), ("unreadable", "cannot be read")):
+    for status, words in (("stopped", "stopped"), ("failed", "failed"), ("unreadable", "cannot be read")):
         if these := [label(run, runs) for run in runs if run.status == status]:
             text += f"; {len(these)} {words}: {', '.join(these)}"
             rest -= len(these)
+    if unknown := sum(run.has_no_end for run in runs):
+        text += f"; {unknown} left no summary"
+        rest -= unknown
     return Finding(f"{finished}", text + (f"; {rest} did not end." if rest else "."))
 
 

@@ -106,7 +106,7 @@ def _facts(runs: list[Run], sweep: bool) -> str:
         targets = dict.fromkeys(str(run.choice(name).get("_target_", "")).rsplit(".", 1)[-1] for run in runs)
         facts[name.capitalize()] = ", ".join(target for target in targets if target)
     if not sweep:
-        facts["Status"] = first.status if first.status != "finished" else ""
+        facts["Status"] = "" if first.status == "finished" or first.has_no_end else first.status
         facts["Overrides"] = " ".join(f"{name}={value}" for name, value in first.overrides.items())
     versions = dict.fromkeys(item for run in runs for item in run.versions.items())
     facts["Versions"] = ", ".join(f"{name} {text}" for name, text in versions)

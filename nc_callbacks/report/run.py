@@ -34,7 +34,7 @@ class Run:
     """Its folder's name; of a sweep, the path below the sweep's folder."""
     folder: Path
     status: str = "finished"
-    """``finished``, ``failed``, ``unfinished`` where there is no summary, or ``unreadable``."""
+    """``finished``, ``stopped``, ``failed``, ``unfinished`` where there is no summary, or ``unreadable``."""
     error: str = ""
     overrides: dict[str, str] = field(default_factory=dict)
     config_text: str = ""
@@ -50,6 +50,11 @@ class Run:
     """Each log key over epochs."""
     looks: dict[str, Looks] = field(default_factory=dict)
     """Vectors and matrices over epochs, by log key."""
+
+    @property
+    def has_no_end(self) -> bool:
+        """Whether nothing tells if it ended: no summary, in a folder that is not of our training script."""
+        return self.status == "unfinished" and not self.config_text
 
     @property
     def final(self) -> dict[str, float]:

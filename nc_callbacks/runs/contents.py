@@ -21,11 +21,17 @@ import yaml
 from nc_callbacks.metrics import LogKey, metric_of
 from nc_callbacks.report.run import Curve, Looks
 
+ENDED = "@ended"
+"""Entry of ``looks.npz``."""
+
 MAX_BYTES = 2**26
 """Of a file of settings or of last values."""
 
 MAX_TABLE_BYTES = 2**30
 """Of a table of curves, and of all arrays of looks."""
+
+ENDINGS = ("finished", "stopped", "failed")
+"""How a run can end that has left a summary."""
 
 _DIMENSIONS = {"class": 2, "direction": 2, "class × class": 3, "sample": 3}
 """Of the looks of a metric, by its axis."""
@@ -54,11 +60,15 @@ def parsed(path: Path, parse: Callable[[bytes], T], limit: int = MAX_BYTES) -> T
 
 
 def summary(content: bytes) -> dict[str, Any]:
-    """``summary.json``: metrics (NaN where they were not finite), epochs, seconds and versions."""
+    """``summary.json``: metrics (NaN where they were not finite), epochs, seconds, versions, and how the run ended."""
     found = _mapping(json.loads(_text(content), object_pairs_hook=_once), "summary")
     metrics = _mapping(found.get("metrics", {}), "metrics")
     versions = _mapping(found.get("versions", {}), "versions")
+    if (status := found.get("status", "finished")) not in ENDINGS:
+        raise ValueError(f"expected one of {', '.join(ENDINGS)} as its status, got {status!r}")
     return {
+        "status": status,
+        "error": " ".join(str(found.get("error", "")).split()),
         "metrics": {key: _number(value, key) for key, value in metrics.items()},
         "epochs": _optional(found.get("epochs"), "epochs", int),
         "seconds": _optional(found.get("seconds"), "seconds", float),
@@ -120,6 +130,12 @@ def looks(content: bytes) -> dict[str, Looks]:
         raise ValueError(f"its arrays have {size:,} bytes, and at most {MAX_TABLE_BYTES:,} are expected")
     with np.load(io.BytesIO(content), allow_pickle=False) as file:
         return {key: _looks(key, file) for key in file.files if "@" not in key}
+
+
+def fit_ended(content: bytes) -> bool:
+    """Whether the fit whose looks are in ``looks.npz`` has ended."""
+    with np.load(io.BytesIO(content), allow_pickle=False) as file:
+        return ENDED in file.files and bool(file[ENDED].all())
 
 
 def _looks(key: str, file: Any) -> Looks:

@@ -17,7 +17,7 @@ from nc_callbacks.runs.tables import harmless
 __all__ = ["Curve", "Looks", "Run", "is_finished", "is_run", "read", "read_run", "varying"]
 
 SUMMARY_FILE = "summary.json"
-"""Written when a run has gone to its end."""
+"""Written when a run has ended."""
 
 ERROR_FILE = "error.json"
 """Written when a run of a sweep has failed."""
@@ -46,7 +46,7 @@ def is_finished(folder: Path) -> bool:
         summary = contents.parsed(folder / SUMMARY_FILE, contents.summary)
     except ValueError:
         return False
-    return summary is not None and not (folder / ERROR_FILE).exists()
+    return summary is not None and summary["status"] == "finished" and not (folder / ERROR_FILE).exists()
 
 
 def read(folder: str | Path) -> tuple[bool, list[Run]]:
@@ -108,7 +108,10 @@ def read_run(folder: Path, name: str | None = None) -> Run:
     )
     if error is not None:
         return replace(run, status="failed", error=error)
-    return run if summary is None else replace(run, status="finished", **summary)
+    if summary is None:
+        ended = contents.parsed(folder / LOOKS_FILE, contents.fit_ended, contents.MAX_TABLE_BYTES)
+        return replace(run, status="finished") if ended else run
+    return replace(run, **summary)
 
 
 def read_metrics(path: Path) -> dict[str, Curve]:

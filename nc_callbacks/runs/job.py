@@ -82,6 +82,9 @@ class Job:
             _fail(folder, str(error), error.traceback)
         except Exception as error:
             _fail(folder, f"{type(error).__name__}: {error}", traceback.format_exc())
+        except BaseException:
+            _leave_sweep(config)
+            raise
         return math.nan if config.get("optimized_metric") else None
 
     def __reduce__(self) -> Any:
@@ -151,6 +154,19 @@ def _objective(config: DictConfig, folder: Path) -> float | None:
 def _fail(folder: Path, error: str, trace: str) -> None:
     log.error("This run failed, and the sweep goes on. %s\n%s", error, trace)
     write_whole(folder / ERROR_FILE, json.dumps({"error": error, "traceback": trace}, indent=2) + "\n")
+
+
+def _leave_sweep(config: DictConfig) -> None:
+    """The table and the page of a sweep that was stopped, where the runs follow each other in this process."""
+    hydra = HydraConfig.get()
+    summary = hydra.callbacks.get("sweep")
+    if summary is None or not str(hydra.launcher.get("_target_", "")).endswith("BasicLauncher"):
+        return
+    log.warning("The sweep was stopped. resume=true hydra.sweep.dir=%s goes on with it.", hydra.sweep.dir)
+    try:
+        instantiate(summary).leave(Path(hydra.sweep.dir))
+    except Exception as error:
+        log.warning("The sweep's table could not be written: %r.", error)
 
 
 def _empty(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from nc_callbacks.callbacks.base import CollapseCallback
 from nc_callbacks.metrics import METRICS, LogKey
+from nc_callbacks.runs.report_page import ReportPage
 
 MAX_ROWS = 10_000
 """Rows of a table that W&B shows."""
@@ -63,7 +65,8 @@ def log_results(trainer: Trainer, config: DictConfig, metrics: dict[str, float |
         metrics: Final values by log key.
     """
     callbacks = [c for c in trainer.callbacks if isinstance(c, CollapseCallback)]  # type: ignore[attr-defined]
-    figures = _figures(trainer, callbacks)
+    pages = [c for c in trainer.callbacks if isinstance(c, ReportPage)]  # type: ignore[attr-defined]
+    figures = _figures(trainer, callbacks) | _pictures(page.folder / "figures" for page in pages)
     for logger in trainer.loggers:
         try:
             if isinstance(logger, TensorBoardLogger):
@@ -77,10 +80,15 @@ def log_results(trainer: Trainer, config: DictConfig, metrics: dict[str, float |
 def _figures(trainer: Trainer, callbacks: list[CollapseCallback]) -> dict[str, Path]:
     """The figures that the callbacks have saved, by name."""
     given = [callback.figures for callback in callbacks if callback.figures]
-    folders = {Path(trainer.default_root_dir, "figures") if figures is True else Path(figures) for figures in given}
+    return _pictures(
+        Path(trainer.default_root_dir, "figures") if figures is True else Path(figures) for figures in given
+    )
+
+
+def _pictures(folders: Iterable[Path]) -> dict[str, Path]:
     return {
         path.relative_to(folder).with_suffix("").as_posix(): path
-        for folder in sorted(folders)
+        for folder in sorted(set(folders))
         for path in sorted(folder.rglob("*.png"))
     }
 

@@ -12,9 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from nc_callbacks.files import write_whole
 from nc_callbacks.metrics import LogKey
@@ -39,8 +36,15 @@ def summarise(trainer: Trainer, folder: str | Path, seconds: float) -> dict[str,
     return write_summary(folder, metrics, trainer.current_epoch, seconds)
 
 
-def write_summary(folder: str | Path, metrics: dict[str, float], epochs: int, seconds: float) -> dict[str, Any]:
-    """Write ``summary.json``, which marks a run as finished.
+def write_summary(
+    folder: str | Path,
+    metrics: dict[str, float],
+    epochs: int,
+    seconds: float,
+    status: str = "finished",
+    error: str = "",
+) -> dict[str, Any]:
+    """Write ``summary.json``, which says how a run has ended.
 
     Values that are not finite are written as null, since JSON has no NaN.
 
@@ -49,22 +53,29 @@ def write_summary(folder: str | Path, metrics: dict[str, float], epochs: int, se
         metrics: Final values by log key.
         epochs: How many epochs were trained.
         seconds: How long the run took.
+        status: ``"finished"``, ``"stopped"`` (Ctrl-C, SIGTERM) or ``"failed"``.
+        error: What stopped it.
 
     Returns:
         The content.
     """
+    ended = {} if status == "finished" else {"status": status, "error": " ".join(error.split())}
     summary = {
         "metrics": {name: value if math.isfinite(value) else None for name, value in metrics.items()},
         "epochs": epochs,
         "seconds": round(seconds, 2),
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
-    }
+    } | ended
     write_whole(Path(folder, SUMMARY_FILE), json.dumps(summary, indent=2) + "\n")
     return summary
 
 
-def print_summary(summary: dict[str, Any], folder: str | Path) -> None:
+def print_summary(summary: dict[str, Any], folder: str | Path, page: Path | None = None) -> None:
     """Print the last values as a table, one column per split and loader, and where the run's folder is."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
     rows: dict[str, dict[str, float | None]] = {}
     for text, value in summary["metrics"].items():
         key = LogKey.parse(text)
@@ -79,10 +90,14 @@ def print_summary(summary: dict[str, Any], folder: str | Path) -> None:
     console = Console()
     console.print(table)
     console.print(f"Run folder: {folder}", soft_wrap=True, highlight=False, markup=False)
+    if page is not None:
+        console.print(f"Page: {page}", soft_wrap=True, highlight=False, markup=False)
 
 
 def write_page(folder: str | Path) -> None:
     """Write ``report.html`` of a run or sweep and say where it is; a page that fails is a warning."""
+    from rich.console import Console
+
     try:
         page = write_report(folder)
     except Exception as error:

@@ -67,14 +67,19 @@ class SweepSummary(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
-        runs = read_runs(folder)
-        write_sweep(runs, folder)
-        print_sweep(runs, folder, self.metrics)
-        write_page(folder)
+        runs = self.leave(folder)
         if self.figure is not None:
             self._draw(folder, self.figure)
         if any(run.status != "finished" for run in runs):
             raise SystemExit(1)
+
+    def leave(self, folder: Path) -> list[Run]:
+        """Write and print what the runs in a sweep's folder have come to."""
+        runs = read_runs(folder)
+        write_sweep(runs, folder)
+        print_sweep(runs, folder, self.metrics)
+        write_page(folder)
+        return runs
 
     def _draw(self, folder: Path, figure: str) -> None:
         try:
