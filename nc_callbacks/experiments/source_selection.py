@@ -9,12 +9,12 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
 from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from nc_callbacks.experiments.data import ImageData
+from nc_callbacks.experiments.logistic import logistic_accuracy
 from nc_callbacks.experiments.models import Enlarge
 from nc_callbacks.experiments.transfer import (
     Row,
@@ -124,17 +124,6 @@ def score(name: str, train: Part, test: Part, draws: int) -> dict[str, float]:
         "mu_ratio": ranked.mu_ratio,
         "trained_head": logistic_accuracy(*train, test),
     }
-
-
-def logistic_accuracy(features: Float[Tensor, "n p"], targets: Int[Tensor, " n"], test: Part) -> float:
-    """Test accuracy of a logistic regression (L2, C = 1, standardised features) fitted until it converges."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
-    model.fit(features.numpy(), targets.numpy())
-    return float(model.score(test[0].numpy(), test[1].numpy()))
 
 
 def rank_correlations(rows: Sequence[Row]) -> list[Row]:

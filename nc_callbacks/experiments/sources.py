@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -70,6 +71,72 @@ def torchvision_backbone(name: str, weights: str = "DEFAULT") -> nn.Module:
     return nn.Sequential(Colour(), transforms, without_classifier(model, transforms(images)))
 
 
+def timm_backbone(name: str, weights: str = "pretrained") -> nn.Module:
+    """A network of timm without its classifier, behind the size and the normalisation that it asks for.
+
+    Args:
+        name: Such as ``resnet18`` or ``vit_base_patch16_224.augreg_in21k``.
+        weights: ``pretrained``, downloaded where they are not there, or ``random``.
+
+    Raises:
+        ValueError: `weights` is neither.
+        ModuleNotFoundError: timm is not installed.
+    """
+    import timm
+    from timm.data import resolve_model_data_config
+
+    if weights not in ("pretrained", "random"):
+        raise ValueError(f"weights of timm:{name} must be 'pretrained' or 'random', got {weights!r}.")
+    model = timm.create_model(name, pretrained=weights == "pretrained", num_classes=0)
+    wanted = resolve_model_data_config(model)
+    return nn.Sequential(Colour(), *_normalised(wanted["input_size"][1:], wanted["mean"], wanted["std"]), model)
+
+
+class LastHidden(nn.Module):
+    """The last hidden state of a model of transformers, averaged over tokens or positions."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n p"]:
+        hidden = self.model(pixel_values=images).last_hidden_state
+        return hidden.mean(1) if hidden.ndim == 3 else hidden.flatten(2).mean(2)
+
+
+def transformers_backbone(folder: Path) -> nn.Module:
+    """An image model of transformers from the folder that it was saved to, behind the size and normalisation it asks.
+
+    Nothing in the folder is run or unpickled: its weights must be safetensors.
+
+    Args:
+        folder: What ``save_pretrained`` wrote; where it has no ``preprocessor_config.json``, images are normalised by
+            0.5 to the size that its configuration names.
+
+    Raises:
+        ModuleNotFoundError: transformers is not installed.
+        OSError: There are no weights in it that can be read.
+    """
+    from transformers import AutoModel
+
+    model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True, trust_remote_code=False)
+    file = folder / "preprocessor_config.json"
+    wanted = json.loads(file.read_text()) if file.is_file() else {}
+    size = wanted.get("size", getattr(model.config, "image_size", FOLDER_SIZE))
+    if isinstance(size, dict):
+        edge = size.get("shortest_edge", FOLDER_SIZE)
+        size = (size.get("height", edge), size.get("width", edge))
+    pair = (size, size) if isinstance(size, int) else tuple(size)
+    mean, std = (wanted.get(f"image_{name}") or [0.5, 0.5, 0.5] for name in ("mean", "std"))
+    return nn.Sequential(Colour(), *_normalised(pair, mean, std), LastHidden(model))
+
+
+def _normalised(size: Sequence[int], mean: Sequence[float], std: Sequence[float]) -> tuple[nn.Module, nn.Module]:
+    from torchvision import transforms
+
+    return transforms.Resize(tuple(size), antialias=True), transforms.Normalize(mean, std)
+
+
 def run_backbone(path: Path) -> nn.Module:
     """The backbone of a run of `train.py`, with its trained weights.
 
@@ -125,9 +192,10 @@ def source(name: str, device: str) -> Callable[[], nn.Module]:
     """A function that makes the named backbone on a device.
 
     Args:
-        name: ``torchvision:NETWORK`` (pretrained), ``torchvision:NETWORK:WEIGHTS`` (``random`` for none), a run folder
-            of train.py or a checkpoint in one, or ``package.module:function`` for a function without arguments that
-            returns a module from images to features.
+        name: ``torchvision:NETWORK`` (pretrained), ``torchvision:NETWORK:WEIGHTS`` (``random`` for none), the same with
+            ``timm``, a folder that a model of transformers was saved to, a run folder of train.py or a checkpoint in
+            one, or ``package.module:function`` for a function without arguments that returns a module from images to
+            features.
         device: Such as ``cpu`` or ``cuda``.
     """
 
@@ -135,6 +203,10 @@ def source(name: str, device: str) -> Callable[[], nn.Module]:
         kind, _, rest = name.partition(":")
         if kind == "torchvision":
             backbone = torchvision_backbone(*rest.split(":", 1))
+        elif kind == "timm":
+            backbone = timm_backbone(*rest.split(":", 1))
+        elif (Path(name) / "config.json").is_file():
+            backbone = transformers_backbone(Path(name))
         elif rest and not Path(name).exists():
             backbone = getattr(importlib.import_module(kind), rest)()
         else:

@@ -58,14 +58,19 @@ def with_noise(images: Float[Tensor, "n c h w"], variance: float, generator: tor
     return images + variance**0.5 * torch.randn(images.shape, generator=generator)
 
 
-def train_heads(
+def train_heads(*args: Any, **settings: Any) -> Float[Tensor, "s evaluations"]:
+    """Test accuracies of `train_and_answer`."""
+    return train_and_answer(*args, **settings)[0]
+
+
+def train_and_answer(
     heads: Sequence[nn.Module],
     train: tuple[Float[Tensor, "s n p"], Int[Tensor, "s n"]],
     test: tuple[Float[Tensor, "s m p"], Int[Tensor, " m"]],
     evaluate_at: Sequence[int],
     batch_size: int,
     learning_rate: float,
-) -> Float[Tensor, "s evaluations"]:
+) -> tuple[Float[Tensor, "s evaluations"], Float[Tensor, "s m k"]]:
     """Train s heads of one kind, each on its own features, with Adam and cross-entropy, all in one loop.
 
     Batches are drawn as in epochs without replacement, from the same seed for any kind of head.
@@ -79,7 +84,7 @@ def train_heads(
         learning_rate: Of Adam.
 
     Returns:
-        Test accuracies, shares.
+        Test accuracies, shares, and the logits of the test samples after the last step.
     """
     parameters, buffers = stack_module_state(list(heads))
     logits = vmap(lambda p, b, x: functional_call(heads[0], (p, b), (x,)))
@@ -91,7 +96,8 @@ def train_heads(
     for step in range(evaluate_at[-1] + 1):
         if step in evaluate_at:
             with torch.no_grad():
-                accuracies.append((logits(parameters, buffers, test[0]).argmax(-1) == test[1]).float().mean(1))
+                answers = logits(parameters, buffers, test[0])
+                accuracies.append((answers.argmax(-1) == test[1]).float().mean(1))
         if step < evaluate_at[-1]:
             batch = number, batches[step]
             loss = F.cross_entropy(logits(parameters, buffers, features[batch]).flatten(0, 1), targets[batch].flatten())
@@ -99,7 +105,7 @@ def train_heads(
             # Each head sees the gradient of its own mean.
             (len(heads) * loss).backward()
             optimizer.step()
-    return torch.stack(accuracies, 1)
+    return torch.stack(accuracies, 1), answers
 
 
 def _batches(shape: torch.Size, batch_size: int, steps: int) -> Int[Tensor, "steps s b"]:

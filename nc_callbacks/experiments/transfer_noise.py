@@ -28,6 +28,9 @@ from nc_callbacks.transfer.head import CentredMeanHead, HeadMode
 METHODS: dict[str, HeadMode | None] = {"CM": "fixed", "LWM": "mixing", "WFS": None, "WICM": "trainable"}
 """The paper's names, and the mode of `CentredMeanHead` that each is; WFS is a linear layer with random weights."""
 
+WHITENED: dict[str, HeadMode | None] = {"whitened": "fixed", "whitened start": "trainable"}
+"""Heads whitened by Σ_W: without training, and as where training starts."""
+
 
 def run(
     config: DictConfig,
@@ -41,6 +44,7 @@ def run(
     batch_size: int,
     learning_rate: float,
     scale: float | Literal["fit"],
+    methods: Sequence[str] = tuple(METHODS),
 ) -> None:
     """Train a source network on clean images, then heads on noisy ones; write CSV files and two figures.
 
@@ -59,6 +63,7 @@ def run(
         batch_size: Samples a step.
         learning_rate: Of Adam.
         scale: Of M̄ at the start, or ``"fit"``; see `CentredMeanHead.fit_scale`.
+        methods: Which of the paper's four heads, ``"whitened"`` and ``"whitened start"``; WFS among them.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -70,6 +75,9 @@ def run(
             f"Expected seeds ≥ 2, steps ≥ 1 and curve_variances among variances; got seeds={seeds}, steps={steps}, "
             f"curve_variances={list(curve_variances)}, variances={list(variances)}."
         )
+    known = {**METHODS, **WHITENED}
+    if not {"WFS"} <= set(methods) <= set(known):
+        raise ValueError(f"methods must be among {', '.join(known)}, with WFS, which goals are of; got {[*methods]}.")
     data = instantiate(config.data)
     data.setup()
     write_data_file(data, folder)
@@ -86,8 +94,11 @@ def run(
             test = features_of(network, with_noise(test_images, variance, generator))
             drawn.append((train, targets[chosen], test))
         train, train_targets, test = map(torch.stack, zip(*drawn, strict=True))
-        for method, mode in METHODS.items():
-            heads = [make_head(mode, x, y, data.num_classes, scale) for x, y in zip(train, train_targets, strict=True)]
+        for method in methods:
+            mode, k = known[method], data.num_classes
+            heads = [
+                make_head(mode, x, y, k, scale, method in WHITENED) for x, y in zip(train, train_targets, strict=True)
+            ]
             if mode == "fixed":
                 at = [0]
                 accuracies = torch.stack(
@@ -119,11 +130,16 @@ def make_head(
     targets: Int[Tensor, " n"],
     num_classes: int,
     scale: float | Literal["fit"],
+    whiten: bool = False,
 ) -> nn.Module:
-    """A head before training: centred means in that mode, or for None a linear layer with random weights."""
+    """A head before training: class means in that mode, or for None a linear layer with random weights.
+
+    The scale is that of centred means; logits of the whitened head are those of a posterior as they stand.
+    """
     if mode is None:
         return nn.Linear(features.shape[1], num_classes, bias=False)
-    head = CentredMeanHead(features.shape[1], num_classes, mode, scale=1.0 if scale == "fit" else scale)
+    given = 1.0 if whiten or scale == "fit" else scale
+    head = CentredMeanHead(features.shape[1], num_classes, mode, scale=given, whiten=whiten)
     head.update(features, targets)
     head.finalize()
     if scale == "fit":

@@ -14,6 +14,13 @@ from nc_callbacks.figures.style import LINES, add_legend, label_axes
 
 Row = Mapping[str, Any]
 
+METHOD_LINES: tuple[dict[str, Any], ...] = (
+    *LINES,
+    {"color": "#b0142f", "linestyle": "-", "zorder": 3},
+    {"color": "#b0142f", "linestyle": "--", "zorder": 3},
+)
+"""The paper's four, and two of whitened means."""
+
 
 def accuracy_figure(rows: Sequence[Row]) -> Figure:
     """Test accuracy over the variance of the noise, a line a method, with the standard deviation over seeds.
@@ -30,7 +37,7 @@ def plot_accuracies(axes: Axes, rows: Sequence[Row], title: str) -> None:
     """Draw what `accuracy_figure` shows."""
     variances = sorted({row["variance"] for row in rows})
     methods = dict.fromkeys(row["method"] for row in rows)
-    for (method, line), marker in zip(zip(methods, LINES, strict=False), "os^D", strict=False):
+    for method, line, marker in zip(methods, METHOD_LINES, "os^DP*", strict=False):
         own = {row["variance"]: row for row in rows if row["method"] == method}
         means, spreads = ([own[variance][key] for variance in variances] for key in ("mean", "std"))
         axes.errorbar(
@@ -60,7 +67,7 @@ def plot_steps(axes: Axes, rows: Sequence[Row], title: str) -> None:
     """Draw a panel of `steps_figure`, of one variance."""
     methods = dict.fromkeys(row["method"] for row in rows)
     end = max(row["step"] for row in rows)
-    for method, line in zip(methods, LINES, strict=False):
+    for method, line in zip(methods, METHOD_LINES, strict=False):
         own = [row for row in rows if row["method"] == method]
         steps = sorted({row["step"] for row in own})
         values = np.array([[row["accuracy"] for row in own if row["step"] == step] for step in steps])

@@ -32,6 +32,7 @@ from nc_callbacks.functional.near_optimal import (
     softmax_expectations,
 )
 from nc_callbacks.functional.nearest_mean import nc4, nearest_mean
+from nc_callbacks.functional.shrinkage import gcv_shrinkage, oas_shrinkage
 from nc_callbacks.functional.spectrum import (
     effective_rank,
     eigenvalues,
@@ -46,7 +47,7 @@ from nc_callbacks.functional.transferability import h_score, log_evidence
 from nc_callbacks.functional.unbalanced import minority_collapse, nc2_seli
 from nc_callbacks.functional.uncertainty import standard_error
 from nc_callbacks.functional.variability import nc1, nc1_cdnv, nc1_quotient
-from nc_callbacks.functional.whitening import oas_shrinkage, whitened_weight
+from nc_callbacks.functional.whitening import whitened_weight
 
 __all__ = [
     "NearOptimality",
@@ -57,6 +58,7 @@ __all__ = [
     "eigenvalues",
     "entropy_rank",
     "explained_variance",
+    "gcv_shrinkage",
     "h_score",
     "implicit_weights",
     "log_evidence",

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nc_callbacks.functional._common import full_precision, is_finite, scaled
 from nc_callbacks.functional.rounding import Rounding, hermitian_inverse
-from nc_callbacks.functional.whitening import checked, oas
+from nc_callbacks.functional.shrinkage import checked, oas
 from nc_callbacks.statistics import ClassMoments
 
 _STEP = math.log(10) / 2

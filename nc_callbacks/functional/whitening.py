@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nc_callbacks.functional._common import check_normal, full_precision, is_finite, scaled
+from nc_callbacks.functional._common import full_precision, is_finite, scaled
 from nc_callbacks.functional.rounding import Rounding, deviations
+from nc_callbacks.functional.shrinkage import checked, chosen
 from nc_callbacks.statistics import ClassMoments
 
 Priors = Literal["uniform", "empirical"]
@@ -32,7 +33,8 @@ def whitened_weight(
 
     Args:
         moments: With Σ_W, from ``ClassStatistics(covariance="pooled")``.
-        shrinkage: a in [0, 1]; by default `oas_shrinkage`.
+        shrinkage: a in [0, 1]; by default the larger of `oas_shrinkage` and `gcv_shrinkage`, of which the one heeds how
+            well few samples tell a covariance, and the other how well they tell the classes.
         priors: ``"empirical"`` adds log π_c to the bias.
 
     Returns:
@@ -56,7 +58,7 @@ def whitened_weight(
     seen = checked(moments)
     assert seen.within is not None
     if shrinkage is None:
-        shrinkage = float(oas_shrinkage(seen))
+        shrinkage = chosen(seen.means, seen.within, seen.counts)
     found = whitened(seen.means, seen.within, shrinkage, seen.precision)
     bias = found.bias + found.common
     if priors == "empirical":
@@ -69,61 +71,6 @@ def whitened_weight(
     rows = present.nonzero().squeeze(1)
     weight = torch.zeros_like(moments.means).index_copy(0, rows, found.weight.to(dtype))
     return weight, moments.means.new_full(present.shape, -torch.inf).index_copy(0, rows, bias.to(dtype))
-
-
-@full_precision
-def oas_shrinkage(moments: ClassMoments) -> Float[Tensor, ""]:
-    """The share a of a multiple of the identity with which Σ_W is nearest to the covariance that it estimates.
-
-    The oracle-approximating shrinkage of Chen, Wiesel, Eldar & Hero (2010), eq. 23, with the degrees of freedom of the
-    pooled covariance, n − k, for the number of samples: near tr²Σ_W/(n tr Σ_W²) where n is large, 1 where there is
-    nothing to estimate from.
-
-    Args:
-        moments: With Σ_W.
-
-    Raises:
-        ValueError: Σ_W was not gathered or is 0, or fewer than two classes have samples.
-
-    Example:
-        >>> from nc_callbacks import ClassStatistics
-        >>> statistics = ClassStatistics(num_classes=2)
-        >>> statistics.update(torch.randn(2000, 8) * torch.arange(1, 9), torch.arange(2000) % 2)
-        >>> bool(0 < oas_shrinkage(statistics.compute()) < 0.01)
-        True
-    """
-    seen = checked(moments)
-    assert seen.within is not None
-    return oas(seen.within, float(seen.counts.sum()) - len(seen.counts)).to(moments.means.dtype)
-
-
-def oas(covariance: Float[Tensor, "p p"], degrees: float) -> Float[Tensor, ""]:
-    """Eq. 23 of Chen et al. (2010) for a covariance with that many degrees of freedom."""
-    covariance, _ = scaled(covariance)
-    p, trace = len(covariance), covariance.trace()
-    squares = covariance.square().sum()
-    numerator = (1 - 2 / p) * squares + trace.square()
-    denominator = (degrees + 1 - 2 / p) * (squares - trace.square() / p)
-    # An isotropic covariance is its own target.
-    return torch.where(denominator > 0, (numerator / denominator).clamp(max=1), torch.ones_like(trace))
-
-
-def checked(moments: ClassMoments) -> ClassMoments:
-    """The moments of the classes that have samples, in float64, with Σ_W.
-
-    Raises:
-        ValueError: Σ_W was not gathered or has lost its digits, or fewer than two classes have samples.
-    """
-    if moments.within is None:
-        raise ValueError(
-            "Whitened heads and scores need the within-class covariance, but these moments were gathered with "
-            'covariance="none". Use ClassStatistics(..., covariance="pooled").'
-        )
-    check_normal("within", moments.within)
-    seen = moments.observed()
-    if len(seen.counts) < 2:
-        raise ValueError(f"At least 2 classes must have samples, {len(seen.counts)} have.")
-    return seen
 
 
 @dataclass(frozen=True)

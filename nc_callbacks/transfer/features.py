@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import difflib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -95,6 +97,55 @@ def labelled_rows(
         return rows, indices
     kept = indices != ignore_index
     return rows[kept], indices[kept]
+
+
+class LayerOutputs:
+    """Outputs of named modules of a backbone, batch by batch.
+
+    Args:
+        backbone: Where the modules are.
+        layers: Their dotted names; those that there are not are left out (see `absent`).
+    """
+
+    def __init__(self, backbone: nn.Module, layers: Sequence[str]) -> None:
+        modules = dict(backbone.named_modules())
+        self._modules = {layer: modules[layer] for layer in layers if layer in modules}
+        self._found: dict[str, Any] = {}
+        self.absent = {layer: _absent(layer, modules) for layer in layers if layer not in modules}
+
+    def __enter__(self) -> LayerOutputs:
+        self._handles = [
+            module.register_forward_hook(partial(self._keep, layer)) for layer, module in self._modules.items()
+        ]
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _keep(self, layer: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        self._found[layer] = output if layer not in self._found else None
+
+    def take(self, layer: str) -> Float[Tensor, "n *p"]:
+        """The layer's output in the last forward pass, averaged over positions or tokens.
+
+        Raises:
+            ValueError: It is no tensor, or the module did not run once.
+        """
+        ran, output = layer in self._found, self._found.pop(layer, None)
+        if not isinstance(output, Tensor):
+            raise ValueError(
+                f"Expected layer {layer!r} to run once and return a tensor; "
+                f"{'it returned something else or ran again' if ran else 'it did not run'}. Name another module."
+            )
+        if output.ndim == 3:
+            return output.mean(1)
+        return output.flatten(2).mean(2) if output.ndim > 3 else output
+
+
+def _absent(layer: str, modules: Mapping[str, nn.Module]) -> str:
+    near = difflib.get_close_matches(layer, [name for name in modules if name], 3, 0.4)
+    return f"The backbone has no module {layer!r}{'; did you mean ' + ' or '.join(map(repr, near)) if near else ''}."
 
 
 class FeatureSample:

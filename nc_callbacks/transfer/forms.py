@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nc_callbacks.functional import centred_mean_weight
-from nc_callbacks.functional.whitening import Priors, oas, whitened
+from nc_callbacks.functional.shrinkage import chosen
+from nc_callbacks.functional.whitening import Priors, whitened
 
 HeadMode = Literal["fixed", "trainable", "mixing"]
 Normalize = Literal["spectral", "frobenius", "none"]
@@ -34,17 +35,22 @@ def check_form(mode: str, normalize: str | None, scale: Any) -> None:
         raise ValueError(f"scale must be a positive number, got {scale!r}; fit_scale and from_loader can fit it.")
 
 
-def check_width(num_features: int) -> None:
+def check_width(num_features: int, user: str = "whiten=True", instead: str = ", or whiten=False") -> None:
     """Refuse a Σ_W that is too large.
+
+    Args:
+        num_features: p.
+        user: Who needs it.
+        instead: What else there is to do.
 
     Raises:
         ValueError: It is.
     """
     if num_features > MOST_FEATURES:
         raise ValueError(
-            f"whiten=True needs Σ_W, p × p numbers: with p = {num_features:,} that is "
+            f"{user} needs Σ_W, p × p numbers: with p = {num_features:,} that is "
             f"{8 * num_features**2 / 2**30:,.1f} GiB, and at most {MOST_FEATURES:,} features (2 GiB) are taken. "
-            "Average the features over positions, take a narrower layer, or whiten=False."
+            f"Average the features over positions, take a narrower layer{instead}."
         )
 
 
@@ -101,9 +107,7 @@ class Form:
         if not self.whiten:
             return centred_mean_weight(means, self.norm, precision), means.new_zeros(len(means))
         assert within is not None
-        a = self.shrinkage
-        if a is None:
-            a = float(oas(within, max(0.0, float(weights.sum()) - len(weights))))
+        a = chosen(means, within, weights) if self.shrinkage is None else self.shrinkage
         found = whitened(means, within, a, precision)
         weight, bias = found.weight, found.bias
         if self.priors == "empirical":

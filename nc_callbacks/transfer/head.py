@@ -48,7 +48,8 @@ class CentredMeanHead(LinearOfMeans):
         scale: Factor of the logits; see `fit_scale`.
         ignore_index: Samples with this target are left out; None for none.
         whiten: Whiten the class means by Σ = (1−a) Σ_W + a (tr Σ_W/p) I. At most 16,384 features.
-        shrinkage: a in [0, 1]; by default `nc_callbacks.functional.oas_shrinkage`.
+        shrinkage: a in [0, 1]; by default the larger of `nc_callbacks.functional.oas_shrinkage` and
+            `gcv_shrinkage`.
         priors: ``"empirical"`` adds the logarithm of each class's share of the samples to the bias.
 
     Raises:

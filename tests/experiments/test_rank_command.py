@@ -1,6 +1,7 @@
 """`python -m nc_callbacks.transfer rank`, and the backbones and data that it takes."""
 
 import csv
+import json
 
 import pytest
 import torch
@@ -46,12 +47,50 @@ def test_command_prints_the_table_and_writes_csv(tmp_path, run_folder):
     with open(tmp_path / "ranking.csv") as file:
         rows = list(csv.DictReader(file))
     assert {row["name"] for row in rows} == set(names)
-    assert list(rows[0]) == ["name", "cm_accuracy", "nc1", "mu_ratio", "seconds", "error"]
-    assert float(rows[0]["cm_accuracy"]) > float(rows[1]["cm_accuracy"]) > 0.2
+    assert list(rows[0])[:7] == ["name", "cm_accuracy", "nc1", "mu_ratio", "seconds", "error", "layer"]
+    assert float(rows[0]["lda_accuracy"]) > float(rows[1]["lda_accuracy"]) > 0.2
     assert "absent.ckpt is not there" in rows[2]["error"]
     lines = run.stdout.splitlines()
-    assert [line.split()[0] for line in lines[1:4]] == [row["name"] for row in rows]
-    assert f"{float(rows[0]['cm_accuracy']):.4f}" in lines[1]
+    assert lines[0] == "digits: 1,437 training and 360 test samples of 10 classes"
+    assert [line.split()[0] for line in lines[2:5]] == [row["name"] for row in rows]
+    assert f"{float(rows[0]['cm_accuracy']):.4f}" in lines[2]
+
+
+def test_score_and_layers_are_those_asked_for(tmp_path, capsys):
+    arguments = ["--backbones", "tests.experiments.test_rank_command:pixels", "--data", "digits", "--by", "nc1"]
+    given = ["rank", *arguments, "--layers", "0,9", "--csv", str(tmp_path / "a.csv"), "--device", "cpu"]
+    assert main(given) == 0
+    printed = capsys.readouterr().out
+    assert "by nc1" in printed
+    assert "The backbone has no module '9'" in printed
+
+
+def test_timm_backbone():
+    pytest.importorskip("timm")
+    backbone = source("timm:resnet10t:random", "cpu")().eval()
+    with torch.no_grad():
+        assert backbone(torch.rand(2, 1, 8, 8)).shape == (2, 512)
+    with pytest.raises(ValueError, match="must be 'pretrained' or 'random', got 'V1'"):
+        source("timm:resnet10t:V1", "cpu")()
+
+
+@pytest.mark.parametrize("processor", [False, True])
+def test_folder_of_transformers(tmp_path, processor):
+    transformers = pytest.importorskip("transformers")
+    settings = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = transformers.ViTConfig(image_size=16, patch_size=8, **settings)
+    model = transformers.ViTModel(config).eval()
+    model.save_pretrained(tmp_path)
+    mean, std, size = [0.5] * 3, [0.5] * 3, 16
+    if processor:
+        mean, std = [0.1, 0.2, 0.3], [0.5, 0.6, 0.7]
+        wanted = {"size": {"height": 16, "width": 16}, "image_mean": mean, "image_std": std}
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(wanted))
+    backbone, images = source(str(tmp_path), "cpu")().eval(), torch.rand(2, 1, size, size)
+    shaped = (images.expand(-1, 3, -1, -1) - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+    with torch.no_grad():
+        expected = model(pixel_values=shaped).last_hidden_state.mean(1)
+        torch.testing.assert_close(backbone(images), expected)
 
 
 def test_exit_status_where_nothing_could_be_ranked(tmp_path, capsys):

@@ -7,7 +7,7 @@ from sklearn.covariance import OAS
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from nc_callbacks import ClassStatistics
-from nc_callbacks.functional import oas_shrinkage, whitened_weight
+from nc_callbacks.functional import gcv_shrinkage, oas_shrinkage, whitened_weight
 from nc_callbacks.statistics import ClassMoments
 from tests import reference
 from tests.functional.networks import LAYERS, blobs, features_of, moments_of, network
@@ -53,7 +53,7 @@ def test_float32_features_decide_as_float64_ones(name):
     features, targets, k = reference.dataset(name)
     features = torch.as_tensor(features).float()
     found = moments(features, targets, k, torch.float32)
-    a = float(oas_shrinkage(found))
+    a = max(float(oas_shrinkage(found)), float(gcv_shrinkage(found)))
     weight, bias = whitened_weight(found)
     w, b = expected(features, targets, k, a)
     logits = features.double().numpy() @ w.T + b
@@ -84,6 +84,23 @@ def test_shrinkage_is_that_of_the_formula(n, p):
     assert found == pytest.approx(min(1, share), rel=1e-9)
     # scikit-learn leaves out 2/p and counts the samples of one class.
     assert found == pytest.approx(OAS().fit(own[: degrees or 1]).shrinkage_, rel=0.35)
+
+
+@pytest.mark.parametrize(("n", "p"), [(90, 5), (60, 30), (24, 40)])
+def test_cross_validated_shrinkage_is_that_of_ridge_regression(n, p):
+    """Against the hat matrix of a ridge regression of the centred labels on all features."""
+    features, targets = reference.gaussian_classes([n // 2, n // 3, n // 6], p, spread=2.0)
+    h, y = features - features.mean(0), np.eye(3)[targets] - np.eye(3)[targets].mean(0)
+    own = np.concatenate([features[targets == c] - features[targets == c].mean(0) for c in range(3)])
+    level, samples = (own**2).sum() / len(h) / p, len(h)
+
+    def error(a):
+        hat = h @ np.linalg.solve(h.T @ h + samples * level * a / (1 - a) * np.eye(p), h.T)
+        return ((y - hat @ y) ** 2).sum() / (1 - (1 + np.trace(hat)) / samples) ** 2
+
+    found = float(gcv_shrinkage(moments(features, targets, 3)))
+    others = 1 / (1 + np.exp(-np.linspace(-18, 9, 400)))
+    assert error(found) <= min(map(error, others)) * (1 + 1e-6)
 
 
 def test_isotropic_within_gives_centred_means():

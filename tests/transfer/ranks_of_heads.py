@@ -6,6 +6,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from nc_callbacks import CentredMeanHead, rank_sources
+from nc_callbacks.transfer.scores import LARGER
 
 K = 4
 
@@ -40,7 +41,7 @@ def find() -> dict[str, object]:
         "scale": head.scale,
         "streamed": streamed.weight,
         "whitened": torch.cat([whitened.weight, whitened.bias[:, None]], 1),
-        "scores": torch.tensor([(score.cm_accuracy, score.nc1, score.mu_ratio) for score in scores]),
+        "scores": torch.tensor([[getattr(score, name) for name in LARGER] for score in scores]),
     }
 
 

@@ -1,6 +1,8 @@
-"""Backbones ranked by the accuracy of centred class means."""
+"""Backbones ranked for a target: all scores from one pass, against their definitions."""
 
 import math
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -8,9 +10,14 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from nc_callbacks import rank_sources
+from nc_callbacks import ClassStatistics, rank_sources
+from nc_callbacks.functional import gcv_shrinkage, h_score, oas_shrinkage
+from nc_callbacks.transfer.scores import LARGER, Ranking, SourceScore
 from tests import reference
 from tests.callbacks.common import Tally
+from tests.functional.test_transferability import expected as log_evidence_of_all
+from tests.functional.test_transferability import pseudo_inverse_score
+from tests.functional.test_whitening import expected
 from tests.transfer.test_head import K, N, P, data, expected_weight
 
 X, Y = data(offset=0.5)
@@ -44,7 +51,7 @@ def accuracy(train, targets, test, test_targets):
 
 def test_scores_are_those_of_the_definitions_and_sorted():
     scores = rank_sources({f"{p}": Columns(p) for p in (2, P, 6)}, LOADER, K, TEST)
-    assert [score.cm_accuracy for score in scores] == sorted((score.cm_accuracy for score in scores), reverse=True)
+    assert [score.lda_accuracy for score in scores] == sorted((score.lda_accuracy for score in scores), reverse=True)
     for score in scores:
         p = int(score.name)
         assert score.cm_accuracy == pytest.approx(accuracy(X[:, :p], Y, X_TEST[:, :p], Y_TEST))
@@ -57,6 +64,18 @@ def test_scores_are_those_of_the_definitions_and_sorted():
         mu1 = np.trace(products) / K
         mu2 = (products.sum() - np.trace(products)) / (K * (K - 1))
         assert score.mu_ratio == pytest.approx(mu2 / mu1, rel=1e-5)
+        statistics = ClassStatistics(K)
+        statistics.update(X[:, :p], Y)
+        found = statistics.compute()
+        shrinkage = max(float(gcv_shrinkage(found)), float(oas_shrinkage(found)))
+        weight, bias = expected(X[:, :p].numpy(), Y.numpy(), K, shrinkage)
+        test = X_TEST[:, :p].double().numpy()
+        assert score.lda_accuracy == pytest.approx(((test @ weight.T + bias).argmax(1) == Y_TEST.numpy()).mean())
+        nearest = np.linalg.norm(test[:, None] - moments.means, axis=2).argmin(1)
+        assert score.ncc_accuracy == pytest.approx((nearest == Y_TEST.numpy()).mean())
+        assert score.logme == pytest.approx(log_evidence_of_all(X[:, :p].numpy(), Y.numpy(), K), rel=1e-5)
+        assert score.h_score == pytest.approx(pseudo_inverse_score(X[:, :p].numpy(), Y.numpy()), rel=1e-5)
+        assert score.h_score_regularised == pytest.approx(float(h_score(found, regularised=True)), rel=1e-6)
         assert score.seconds > 0
         assert not score.error
 
@@ -113,7 +132,104 @@ def test_backbones_are_left_as_they_were():
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.parametrize("by", LARGER)
+def test_order_is_that_of_the_score_asked_for(by):
+    backbones = {f"{p}": Columns(p) for p in (2, P, 6)} | {"broken": Broken()}
+    scores = rank_sources(backbones, LOADER, K, TEST, by=by)
+    values = [getattr(score, by) for score in scores[:3]]
+    assert values == sorted(values, reverse=by not in ("nc1", "mu_ratio"))
+    assert scores[3].name == "broken"
+
+
+class Deep(nn.Module):
+    """An image network with a token layer, and one that hides the classes at its end."""
+
+    def __init__(self):
+        super().__init__()
+        self.maps = nn.Unflatten(1, (P, 1, 1))
+        self.wide = nn.Upsample(scale_factor=2)
+        self.tokens = nn.Flatten(2)
+        self.turned = nn.Identity()
+        self.out = nn.Linear(P, 3)
+        self.calls = Tally()
+
+    def forward(self, x):
+        self.calls.calls += 1
+        return self.out(self.turned(self.tokens(self.wide(self.maps(x))).transpose(1, 2)).mean(1)) * 0 + x[:, :3]
+
+
+def test_layers_are_ranked_from_the_same_pass():
+    backbone = Deep()
+    scores = rank_sources({"deep": backbone, "plain": Columns(3)}, LOADER, K, TEST, layers=("wide", "turned"))
+    assert backbone.calls.calls == math.ceil(N / 40) + math.ceil(len(Y_TEST) / 64)
+    by = {(score.name, score.layer): score for score in scores}
+    whole = rank_sources({"whole": Columns(P)}, LOADER, K, TEST)[0]
+    for layer in ("wide", "turned"):  # maps are averaged over positions, sequences over tokens
+        for name in ("lda_accuracy", "cm_accuracy", "logme", "nc1", "h_score"):
+            assert getattr(by["deep", layer], name) == pytest.approx(getattr(whole, name), rel=1e-5)
+    assert by["deep", ""].lda_accuracy == by["plain", ""].lda_accuracy < whole.lda_accuracy
+    assert "The backbone has no module 'wide'" in by["plain", "wide"].error
+    assert [score.layer for score in scores[:2]] == ["wide", "turned"]
+
+
+def test_a_layer_that_fails_leaves_the_others_alone():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.same, self.pair, self.idle = nn.Identity(), nn.Flatten(), nn.Identity()
+
+        def forward(self, x):
+            return self.same(self.same(x))
+
+    scores = rank_sources({"a": Twice()}, LOADER, K, TEST, layers=("same", "idle", "sam"))
+    by = {score.layer: score for score in scores}
+    assert by[""].lda_accuracy > 0.5
+    assert "it returned something else or ran again" in by["same"].error
+    assert "it did not run" in by["idle"].error
+    assert "did you mean 'same'" in by["sam"].error
+
+
+def test_the_whitened_score_is_nan_where_there_is_one_sample_a_class():
+    x, y = torch.eye(K, P), torch.arange(K)
+    loader = DataLoader(TensorDataset(x, y), batch_size=K)
+    with pytest.warns(UserWarning, match="lda_accuracy is NaN: Σ_W is 0"):
+        (score,) = rank_sources({"a": nn.Identity()}, loader, K, loader)
+    assert math.isnan(score.lda_accuracy)
+    assert score.ncc_accuracy == 1
+    assert not score.error
+
+
+def test_features_too_wide_for_their_covariance_are_refused():
+    (score,) = rank_sources({"a": nn.Linear(P, 20_000)}, LOADER, K)
+    assert "A ranking needs Σ_W, p × p numbers: with p = 20,000 that is 3.0 GiB" in score.error
+
+
+def test_ranking_prints_and_becomes_a_frame(monkeypatch):
+    rows = [
+        SourceScore("a", 0.5, 2.0, 0.1, 3.0, lda_accuracy=0.7),
+        SourceScore("b", math.nan, math.nan, math.nan, 0.1, "E: x\ny"),
+    ]
+    ranking = Ranking(rows[::-1], on="digits")
+    first, head, a, b = str(ranking).splitlines()
+    assert (first, head.split()[:3]) == ("digits", ["by", "lda_accuracy", "lda_accuracy"])
+    assert a.split()[:3] == ["a", "0.7000", "0.5000"]
+    assert b.split() == ["b", "E:", "x", "y"]
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ModuleNotFoundError, match="pip install pandas"):
+        ranking.to_frame()
+    monkeypatch.setitem(sys.modules, "pandas", types.SimpleNamespace(DataFrame=lambda data, columns: (data, columns)))
+    data, columns = ranking.to_frame()
+    assert [row["name"] for row in data] == ["a", "b"]
+    assert columns[:6] == ["name", "cm_accuracy", "nc1", "mu_ratio", "seconds", "error"]
+
+
 class TestBadInputs:
+    def test_names(self):
+        with pytest.raises(ValueError, match=r"by must be one of lda_accuracy, .*, got 'accuracy'"):
+            rank_sources({"a": nn.Identity()}, LOADER, K, by="accuracy")
+        with pytest.raises(ValueError, match=r"layers must be a sequence of names of modules, got 'fc'"):
+            rank_sources({"a": nn.Identity()}, LOADER, K, layers="fc")
+
     @pytest.mark.parametrize("backbones", [{}, [nn.Identity()]])
     def test_backbones(self, backbones):
         with pytest.raises(ValueError, match="backbones must be a mapping from names to modules, not empty"):
