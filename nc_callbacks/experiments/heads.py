@@ -112,8 +112,8 @@ def run(
                 for n, sets in _drawn(network, (images, targets), test_images, variance, sizes, seeds):
                     cell = {"data": entry["name"], "activation": activation, "variance": variance, "samples": n}
                     of_cell, of_steps = compare(sets, test_targets, data.num_classes, training)
-                    rows += [cell | row for row in of_cell]
-                    curves += [cell | row for row in of_steps]
+                    rows += [{**cell, **row} for row in of_cell]
+                    curves += [{**cell, **row} for row in of_steps]
                     write_rows(folder / "heads.csv", rows)
                     write_rows(folder / "curves.csv", curves)
             print(f"{entry['name']}, {activation}: done")

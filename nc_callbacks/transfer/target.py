@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -87,11 +88,11 @@ class Pass:
             seen: dict[str, int] = {}
             for layer in self.layers:
                 try:
-                    self.ranks.all_or_none(lambda layer=layer: self._raise(layer))
+                    self.ranks.all_or_none(partial(self._raise, layer))
                     moments = self.ranks.all_or_none(self.statistics[layer].compute)
                     seen[layer] = int(moments.counts.sum())
-                    heads[layer] = self.ranks.all_or_none(lambda moments=moments: Heads(moments))
-                    found[layer] = self.ranks.all_or_none(lambda moments=moments: _of_moments(moments))
+                    heads[layer] = self.ranks.all_or_none(partial(Heads, moments))
+                    found[layer] = self.ranks.all_or_none(partial(_of_moments, moments))
                 except Exception as failure:
                     found[layer] = reason(failure, self.ranks)
                     self.failed[layer] = failure
@@ -101,7 +102,7 @@ class Pass:
             if isinstance(of, str):
                 continue
             try:
-                self.ranks.all_or_none(lambda layer=layer: self._raise(layer))
+                self.ranks.all_or_none(partial(self._raise, layer))
             except Exception as failure:
                 found[layer] = reason(failure, self.ranks)
                 continue
