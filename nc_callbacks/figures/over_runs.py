@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from itertools import cycle
 from typing import Any
 
@@ -14,6 +15,9 @@ from matplotlib.ticker import MaxNLocator
 from nc_callbacks.figures.run_names import data_name, model_name
 from nc_callbacks.figures.style import LINES, label_axes
 from nc_callbacks.metrics import LogKey
+
+_REFERENCE = re.compile(r"\$\{([\w.]+)\}")
+"""To a key of the same configuration."""
 
 
 def alignment_scatter(runs: Sequence[Any]) -> Figure:
@@ -76,7 +80,22 @@ def by_settings(runs: Sequence[Any]) -> dict[str, list[Any]]:
 def _settings(run: Any) -> dict[str, Any]:
     model = {name: value for name, value in run.config["model"].items() if name != "_target_"}
     data = {name: run.config["data"][name] for name in ("samples", "batch_size") if name in run.config["data"]}
-    return {"data": data_name(run), "model": model_name(run), **model, **data, "epochs": run.epochs}
+    settings = {name: _resolved(value, run.config) for name, value in (model | data).items()}
+    return {"data": data_name(run), "model": model_name(run), **settings, "epochs": run.epochs}
+
+
+def _resolved(value: Any, config: Mapping[str, Any]) -> Any:
+    """A setting with what it refers to in the same configuration, as far as that is there."""
+    for _ in range(10):  # references within references
+        if not isinstance(value, str) or not (found := _REFERENCE.search(value)):
+            break
+        target: Any = config
+        for part in found[1].split("."):
+            target = target.get(part) if isinstance(target, Mapping) else None
+        if target is None:
+            break
+        value = target if value == found[0] else value.replace(found[0], str(target))
+    return value
 
 
 def _part(name: str, value: Any) -> str:

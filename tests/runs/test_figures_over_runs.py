@@ -30,6 +30,17 @@ def test_groups_differ_by_more_than_the_seed(runs):
     assert list(by_settings(runs[:2])) == ["digits"]
 
 
+def test_settings_that_refer_to_others(tmp_path):
+    """As the papers' experiments set them, by scale; what leads nowhere stays as it is written."""
+    paper = {"full": {"init": "keras", "batch_norm": True}}
+    for number, init in enumerate(("${paper.${scale}.init}", "torch", "${nowhere}")):
+        model = {"_target_": "models.cnn", "activation": "tanh", "init": init}
+        model["batch_norm"] = "${paper.${scale}.batch_norm}" if number == 0 else False
+        make_run(tmp_path / str(number), model=model, scale="full", paper=paper)
+    labels = list(by_settings(read(tmp_path)[1]))
+    assert labels == ["init keras, batch norm", "init torch, no batch norm", "init ${nowhere}, no batch norm"]
+
+
 def test_a_point_a_run(runs):
     (axes,) = alignment_scatter(runs).axes
     points = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines}
