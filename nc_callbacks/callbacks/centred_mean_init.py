@@ -4,29 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from itertools import chain, islice
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import distribute_tensor
 
 from nc_callbacks.callbacks.arguments import spelt_right
-from nc_callbacks.data.loader import own_loaders
+from nc_callbacks.callbacks.own_classifier import checked_head, own_head, set_parameter
+from nc_callbacks.distributed import Ranks
 from nc_callbacks.engine.passes import Passes, Step
 from nc_callbacks.engine.request import Source
 from nc_callbacks.engine.trainer import makes_layers_later
-from nc_callbacks.probe import Head, Tap, default_batch_fn, named_head
-from nc_callbacks.probe.names import distinct_modules, named_modules, refuse_lazy, unsharded, whole
-from nc_callbacks.statistics import ClassStatistics
+from nc_callbacks.functional.whitening import Priors
+from nc_callbacks.probe import Tap, default_batch_fn
+from nc_callbacks.probe.names import named_modules, unsharded
+from nc_callbacks.statistics import ClassMoments, ClassStatistics
 from nc_callbacks.transfer.features import FeatureSample
-from nc_callbacks.transfer.head import CentredMeanHead, Normalize
-
-_TRIED = 10
-"""Batches among which one with targets is looked for."""
+from nc_callbacks.transfer.forms import Normalize, check_width, without_bias
+from nc_callbacks.transfer.head import CentredMeanHead
 
 
 class CentredMeanInit(Callback):
@@ -37,9 +34,14 @@ class CentredMeanInit(Callback):
     centred class means of its input, the same on all ranks, and its bias to zero; a class without samples has a zero
     row. Training goes on from there. A fit that resumes from a checkpoint is left alone.
 
+    ``whiten=True`` starts at the class means whitened by the covariance within classes, with their bias (see
+    `nc_callbacks.CentredMeanHead`), which is nearer to where training ends. A classifier without a bias carries as much
+    of it as the features have of a constant, and one warning says what is lost.
+
     Args:
         head: Dotted name of the classifier; by default it is found (see `nc_callbacks.probe.find_head`).
-        normalize: ``"spectral"``, ``"frobenius"`` or ``"none"``; see `nc_callbacks.CentredMeanHead`.
+        normalize: ``"spectral"`` (the default of centred means), ``"frobenius"`` or ``"none"`` (the default where
+            whitened); see `nc_callbacks.CentredMeanHead`.
         scale: Factor of the weight, or ``"fit"``: the one that minimises the cross-entropy of the first logits, on all
             training features or 8,192 a rank drawn at random.
         freeze_backbone: Train the classifier alone: all other parameters require no gradient, and all other modules
@@ -49,6 +51,7 @@ class CentredMeanInit(Callback):
         batch_fn: From a batch to (inputs, targets); see `nc_callbacks.probe.default_batch_fn` for the default.
         forward_fn: From (module, inputs) to outputs; by default the module is called on the inputs.
         ignore_index: Samples (or positions of a sequence) with this target take no part; None for none.
+        whiten, shrinkage, priors: See `nc_callbacks.CentredMeanHead`.
 
     Attributes:
         scale: The scale of the start, once it was made; saved in checkpoints.
@@ -68,12 +71,16 @@ class CentredMeanInit(Callback):
     def __init__(
         self,
         head: str | None = None,
-        normalize: Normalize = "spectral",
+        normalize: Normalize | None = None,
         scale: float | Literal["fit"] = "fit",
         freeze_backbone: bool = False,
         batch_fn: Callable[[Any], tuple[Any, Any]] | None = None,
         forward_fn: Callable[[LightningModule, Any], Any] | None = None,
         ignore_index: int | None = -100,
+        *,
+        whiten: bool = False,
+        shrinkage: float | None = None,
+        priors: Priors = "uniform",
     ) -> None:
         if freeze_backbone and head is None:
             raise ValueError(
@@ -81,9 +88,10 @@ class CentredMeanInit(Callback):
                 'has run: pass head="...".'
             )
         # Raises on what it does not take.
-        CentredMeanHead(None, 2, normalize=normalize, scale=1.0 if scale == "fit" else scale)
+        self._form: dict[str, Any] = {"whiten": whiten, "shrinkage": shrinkage, "priors": priors}
+        form = CentredMeanHead(None, 2, normalize=normalize, scale=1.0 if scale == "fit" else scale, **self._form)
         self.head = head
-        self.normalize: Normalize = normalize
+        self.normalize: Normalize = form.normalize
         self.given_scale = scale
         self.freeze_backbone = freeze_backbone
         self.batch_fn = batch_fn or default_batch_fn
@@ -133,7 +141,7 @@ class CentredMeanInit(Callback):
     def _check_and_freeze(self, model: LightningModule) -> None:
         if self.head is None:
             return
-        trained = set(_own_head(model, self.head).parameters())
+        trained = set(own_head(model, self.head).parameters())
         if self.freeze_backbone:
             self._freeze(model, trained)
 
@@ -170,15 +178,17 @@ class CentredMeanInit(Callback):
         sample = FeatureSample()
         with passes.standing_still(trainer.train_dataloader):
             # A sharded model's forward pass waits for the other ranks.
-            found = partial(_checked_head, passes, model)
+            found = partial(checked_head, passes, model)
             own = found() if passes.sharded else ranks.all_or_none(found)
             name = own.name
             with Tap(model, own) as tap:
+                if self.whiten:
+                    check_width(tap.num_features)
                 # A process group may be left over from a trainer with more processes than this one.
                 statistics = ClassStatistics(
                     tap.num_classes,
                     tap.num_features,
-                    covariance="none",
+                    covariance="pooled" if self.whiten else "none",
                     process_group=ranks.group,
                     sync_on_compute=ranks.size > 1,
                 ).to(model.device)
@@ -193,85 +203,53 @@ class CentredMeanInit(Callback):
                     sample.update(rows, targets)
 
                 passes.each("train", trainer.train_dataloader, tap, add, "class means")
-            given = 1.0 if self.given_scale == "fit" else self.given_scale
             ranks.all_or_none(statistics.settle)
             moments = ranks.all_or_none(statistics.compute)
-            head = CentredMeanHead.from_moments(moments, normalize=self.normalize, scale=given)
-            if self.given_scale == "fit":
-                head.fit_scale(*sample.read(), ranks.sum)
+            with_bias = isinstance(getattr(tap.module, "bias", None), Tensor)
+            head = self._made(moments, sample, ranks, name, with_bias)
             # Ranks may round differently, and DDP keeps whatever difference there is.
             weight = trainer.strategy.broadcast(head.weight.cpu())
+            bias = trainer.strategy.broadcast(torch.zeros(len(weight)) if head.bias is None else head.bias.cpu())
         with torch.no_grad(), unsharded(model, writeback=True):
-            _set(tap.module.weight, weight)  # type: ignore[arg-type]
-            if isinstance(bias := getattr(tap.module, "bias", None), Tensor):
-                bias.zero_()
+            set_parameter(tap.module.weight, weight)  # type: ignore[arg-type]
+            if with_bias:
+                set_parameter(tap.module.bias, bias)  # type: ignore[arg-type]
         self.scale = float(head.scale)
-        rank_zero_info(f"CentredMeanInit: {name!r} starts at the centred class means times {self.scale:.4g}.")
+        kind = "whitened" if self.whiten else "centred"
+        rank_zero_info(f"CentredMeanInit: {name!r} starts at the {kind} class means times {self.scale:.4g}.")
 
+    @property
+    def whiten(self) -> bool:
+        """Whether the class means are whitened."""
+        return bool(self._form["whiten"])
 
-def _own_head(model: LightningModule, name: str) -> nn.Module:
-    """The classifier of that name, whose weight and bias can be set.
-
-    Raises:
-        ValueError: They are not parameters of its own, or of another module as well.
-    """
-    module = named_head(model, name)
-    for kind in ("weight", "bias"):
-        if not isinstance(getattr(module, kind, None), Tensor):
-            continue
-        parameter = module._parameters.get(kind)
-        if parameter is None:
-            raise ValueError(
-                f"The {kind} of {name!r} ({type(module).__name__}) is no parameter of its own, so CentredMeanInit "
-                "cannot set it: take off weight_norm, spectral_norm or whatever else computes it, or pass the name of "
-                "the module that holds the parameter as head=...."
+    def _made(
+        self, moments: ClassMoments, sample: FeatureSample, ranks: Ranks, name: str, with_bias: bool
+    ) -> CentredMeanHead:
+        """The head to start at."""
+        given = 1.0 if self.given_scale == "fit" else self.given_scale
+        head = CentredMeanHead.from_moments(moments, normalize=self.normalize, scale=given, **self._form)
+        features, targets = sample.read()
+        if head.bias is not None and not with_bias:
+            before = _accuracy(head, features, targets, ranks)
+            weight = without_bias(head.weight, head.bias, moments)
+            head.weight.copy_(weight)
+            head.bias.zero_()
+            after = _accuracy(head, features, targets, ranks)
+            rank_zero_warn(
+                f"The classifier {name!r} has no bias, which the whitened class means need: on training samples its "
+                f"start classifies {after:.1%} rightly, and with a bias {before:.1%}. Make it with bias=True."
             )
-        sharing = [other for other, m in distinct_modules(model).items() if _holds(m, parameter) and m is not module]
-        if sharing:
-            raise ValueError(
-                f"The {kind} of {name!r} is that of {', '.join(map(repr, sharing))} too, which CentredMeanInit would "
-                "overwrite: untie them, or leave this callback out."
-            )
-    return module
+        if self.given_scale == "fit":
+            head.fit_scale(features, targets, ranks.sum)
+        return head
 
 
-def _holds(module: nn.Module, parameter: nn.Parameter) -> bool:
-    return any(own is parameter for own in module._parameters.values())
-
-
-def _checked_head(passes: Passes, model: LightningModule) -> Head:
-    """The classifier, held to its contract on the first batch with targets, whose weight and bias can be set.
-
-    Raises:
-        ValueError: It breaks it, or its input is not multiplied by the rows of its weight.
-    """
-    refuse_lazy(model)
-    head = passes.checked_head(*_first_pair(passes))
-    with unsharded(model):
-        module = _own_head(model, head.name)
-        weight, _ = head.weight_and_bias(module)
-        own = getattr(module, "weight", None)
-        fits = isinstance(own, Tensor) and weight is not None and own.shape[0] == head.num_classes
-        if not (fits and torch.allclose(whole(own).flatten(1), weight, rtol=1e-3, atol=1e-6)):  # type: ignore[arg-type]
-            raise ValueError(
-                f"The classifier {head.name!r} ({type(module).__name__}) does not multiply its input with the rows of "
-                "a parameter named weight, so CentredMeanInit cannot set it: use torch.nn.Linear, or leave this "
-                "callback out."
-            )
-    return head
-
-
-def _first_pair(passes: Passes) -> tuple[Any, Any]:
-    loader = own_loaders(passes.trainer.train_dataloader)[0].loader
-    read = (passes.inputs_and_targets(raw, "train") for raw in islice(loader, _TRIED))
-    first = next(read, None)
-    if first is None:
-        raise ValueError("The train loader is empty: it gave no batch.")
-    return next((pair for pair in chain([first], read) if pair[1] is not None), first)
-
-
-def _set(parameter: Tensor, value: Tensor) -> None:
-    value = value.to(parameter.device, parameter.dtype).view(parameter.shape)
-    if isinstance(mesh := getattr(parameter, "device_mesh", None), DeviceMesh):
-        value = distribute_tensor(value, mesh, parameter.placements)  # type: ignore[attr-defined]
-    parameter.copy_(value)
+def _accuracy(head: CentredMeanHead, features: Tensor, targets: Tensor, ranks: Ranks) -> float:
+    """Share of all ranks' samples that are classified rightly."""
+    right = torch.zeros(2, dtype=torch.long, device=ranks.device)
+    if len(targets):
+        answers = head(features.to(head.weight.device, head.weight.dtype)).argmax(1)
+        right[0], right[1] = (answers == targets.to(answers.device)).sum(), len(targets)
+    hits, samples = ranks.sum(right).tolist()
+    return hits / max(samples, 1)

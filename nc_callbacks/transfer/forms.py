@@ -13,6 +13,7 @@ from torch import Tensor
 from nc_callbacks.functional import centred_mean_weight
 from nc_callbacks.functional.shrinkage import chosen
 from nc_callbacks.functional.whitening import Priors, whitened
+from nc_callbacks.statistics import ClassMoments
 
 HeadMode = Literal["fixed", "trainable", "mixing"]
 Normalize = Literal["spectral", "frobenius", "none"]
@@ -117,3 +118,28 @@ class Form:
             return weight, bias
         size = torch.linalg.matrix_norm(weight, 2 if self.norm == "spectral" else "fro")
         return weight / size, bias / size
+
+
+def without_bias(
+    weight: Float[Tensor, "k p"], bias: Float[Tensor, " k"], moments: ClassMoments
+) -> Float[Tensor, "k p"]:
+    """The weight that gives wᵀh ≈ w_cᵀh + b_c without a bias: w_c + b_c u, with uᵀh the best linear guess of 1.
+
+    u = argmin E(1 − uᵀh)² = Σ⁻¹x̄ / (1 + x̄ᵀΣ⁻¹x̄), with x̄ the mean of the samples and Σ their covariance, shrunk as
+    that within classes is. Behind ReLU, where all features share an offset, uᵀh is near 1; features around 0 have
+    nothing to carry a bias with, and u is near 0.
+
+    Args:
+        weight, bias: Of the classifier.
+        moments: Of the features, with Σ_W.
+    """
+    seen = moments.observed()
+    assert seen.within is not None
+    within = seen.within.to(seen.means.dtype)
+    a = chosen(seen.means, within, seen.counts)
+    gaps = seen.means - seen.sample_mean
+    total = (1 - a) * within + (seen.priors[:, None] * gaps).T @ gaps
+    total.diagonal().add_(a * within.trace() / len(within))
+    direction = torch.linalg.solve(total, seen.sample_mean)
+    direction = direction / (1 + seen.sample_mean @ direction)
+    return weight + (bias[:, None].to(direction) * direction).to(weight.dtype)
