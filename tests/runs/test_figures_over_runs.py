@@ -38,7 +38,7 @@ def test_settings_that_refer_to_others(tmp_path):
         model["batch_norm"] = "${paper.${scale}.batch_norm}" if number == 0 else False
         make_run(tmp_path / str(number), model=model, scale="full", paper=paper)
     labels = list(by_settings(read(tmp_path)[1]))
-    assert labels == ["init keras, batch norm", "init torch, no batch norm", "init ${nowhere}, no batch norm"]
+    assert labels == ["batch norm, init keras", "no batch norm, init torch", "no batch norm, init ${nowhere}"]
 
 
 def test_a_point_a_run(runs):
