@@ -231,7 +231,7 @@ def _short(value: float) -> str:
         >>> _short(0.9071876), _short(0.00012029), _short(1634.2)
         ('0.907', '0.00012', '1.63e+03')
     """
-    return f"{value:.3g}"
+    return f"{value:.3g}".replace("-", "−")
 
 
 def _times(ratio: float) -> str:

@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 from nc_callbacks.report.findings import Finding, label, last_parts, of_run, of_sweep
 from nc_callbacks.report.run import Run, keys_of, varying
+from nc_callbacks.report.verdict import Verdict, verdicts
 
 PAGE = "report.html"
 """Name of the page in its folder."""
@@ -58,6 +59,7 @@ def render_page(runs: list[Run], sweep: bool, content: dict[str, Any]) -> str:
         kind="sweep" if sweep else "run",
         eyebrow="Sweep" if sweep else "Run",
         facts=_facts(runs, sweep),
+        verdict="" if sweep else _gauges(verdicts(runs[0])),
         findings=_findings(found),
         runs=_table(runs) if sweep else "",
         errors=_errors(runs),
@@ -134,6 +136,34 @@ def _findings(found: list[Finding]) -> str:
     return f"<ul class='findings'>{''.join(lines)}</ul>"
 
 
+def _gauges(found: list[Verdict]) -> str:
+    """A small gauge a condition: start, now, ideal, and how it is called."""
+    return f"<ul class='gauges'>{''.join(map(_gauge, found))}</ul>" if found else ""
+
+
+def _gauge(verdict: Verdict) -> str:
+    rule, share = verdict.rule, round(100 * verdict.progress)
+    start, now = (f"{value:.3g}".replace("-", "−") for value in (verdict.start, verdict.now))
+    kind = verdict.outcome.replace(" ", "-")
+    return (
+        f"<li class='{kind}'><p><a href='#{anchor(rule.condition)}'>{escape(rule.condition)}</a> "
+        f"<b>{escape(verdict.outcome)}</b></p>"
+        f"<div class='gauge' role='img' aria-label='{share} % of the way'><span style='width:{share}%'></span></div>"
+        f"<p class='values'><code>{escape(rule.metric)}</code> {start} → <b>{now}</b> → {rule.ideal:g}</p>"
+        f"<p>{escape(rule.sentence)}</p></li>"
+    )
+
+
+def anchor(title: str) -> str:
+    """The id of a section of curves.
+
+    Example:
+        >>> anchor("W–M̄"), anchor("NC1")
+        ('curves-W–M̄', 'curves-NC1')
+    """
+    return f"curves-{title}"
+
+
 def _table(runs: list[Run]) -> str:
     parameters = varying(runs)
     shown = {key: heading for column in COLUMNS for key, heading in _keys(runs, *column).items()}
@@ -181,7 +211,7 @@ def _number(value: float | None) -> str:
         return "<td></td>"
     if not math.isfinite(value):
         return "<td class='number'>not finite</td>"
-    return f"<td class='number' data-value='{value!r}'>{value:.4g}</td>"
+    return f"<td class='number' data-value='{value!r}'>{f'{value:.4g}'.replace('-', '−')}</td>"
 
 
 def _configuration(run: Run, is_open: bool) -> str:

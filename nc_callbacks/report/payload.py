@@ -9,9 +9,20 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from nc_callbacks.metrics import METRICS, LogKey, Panel, Section, is_rounding, metric_of, sections, vector_panels
+from nc_callbacks.metrics import (
+    METRICS,
+    LogKey,
+    Metric,
+    Panel,
+    Section,
+    is_rounding,
+    metric_of,
+    sections,
+    vector_panels,
+)
 from nc_callbacks.report.findings import label
 from nc_callbacks.report.run import Looks, Run, varying
+from nc_callbacks.report.verdict import notes, num_classes, num_features, without_error
 
 MAX_CURVE_VALUES = 2_000_000
 """Values of all curves of a page; beyond, each curve is thinned alike."""
@@ -45,6 +56,7 @@ def build_payload(runs: list[Run], sweep: bool) -> dict[str, Any]:
             {
                 "name": run.name,
                 "label": label(run, runs),
+                "withoutError": without_error(run),
                 "parameters": {name: run.overrides.get(name, "") for name in varying(runs)},
                 "final": {key: value if math.isfinite(value) else None for key, value in run.final.items()},
                 **_curves(run, keep_curve),
@@ -124,17 +136,33 @@ def _quantised(values: Float[np.ndarray, "..."], scale: float) -> np.ndarray:
 
 
 def _section(section: Section, runs: list[Run]) -> dict[str, Any]:
-    found = {LogKey.parse(key).name for run in runs for key in run.curves}
+    # The terminal phase is a line in all charts, and needs none of its own.
+    found = {LogKey.parse(key).name for run in runs for key in run.curves} - {"tpt"}
+    note = notes(runs[0]).get(section.title, "") if len(runs) == 1 else ""
     return {
         "title": section.title,
-        "text": section.text,
-        "panels": [_panel(panel, found) for panel in section.panels if found & {m.name for m in panel.metrics}],
+        "text": f"{section.text} {note}".rstrip(),
+        "panels": [_panel(panel, found, runs) for panel in section.panels if found & {m.name for m in panel.metrics}],
     }
 
 
-def _panel(panel: Panel, found: set[str]) -> dict[str, Any]:
-    metrics = [{"name": metric.name, "label": metric.label} for metric in panel.metrics if metric.name in found]
+def _panel(panel: Panel, found: set[str], runs: list[Run]) -> dict[str, Any]:
+    metrics = [
+        {"name": metric.name, "label": metric.label, "ideal": _ideal(metric, runs)}
+        for metric in panel.metrics
+        if metric.name in found
+    ]
     return {"title": panel.title, "unit": panel.unit, "log": panel.log, "metrics": metrics}
+
+
+def _ideal(metric: Metric, runs: list[Run]) -> float | None:
+    """The value at collapse, where it is one for all runs."""
+    if not callable(metric.ideal):
+        return metric.ideal
+    sizes = {(num_classes(run), num_features(run)) for run in runs}
+    ((k, p),) = sizes if len(sizes) == 1 else ((None, None),)
+    # Without a spectrum p is not known; what depends on it needs k − 1 of them at the most.
+    return None if k is None else metric.value_at_collapse(k, k if p is None else p)
 
 
 def _look_panel(panel: Panel) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def test_values_without_a_place_on_a_logarithmic_axis_are_counted(opened, tmp_pa
     page = opened(make_run(tmp_path / "run"))
     # nc4 ends at 0, on both splits.
     note = figure(page, "Classifier ≠ nearest class mean").locator(".note")
-    assert note.inner_text() == "2 values at or below 0 have no place on a logarithmic axis."
+    assert note.inner_text() == "2 values at or below 0 have no place on a logarithmic axis. At collapse 0."
 
 
 def test_a_runs_name_hides_and_shows_it(opened, tmp_path):

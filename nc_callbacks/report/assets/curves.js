@@ -65,26 +65,54 @@ function aroundAll(lines) {
   return [low - margin, high + margin];
 }
 
+/** Dotted lines at the values at collapse, as far as the axis has a place for them, and the epoch without error. */
+function references(ideals, onLog) {
+  const shapes = ideals
+    .filter((value) => !onLog || value > 0)
+    .map((value) => ({ type: "line", xref: "paper", x0: 0, x1: 1, y0: value, y1: value, layer: "below", line: { color: theme("muted"), width: 1.2, dash: "dot" } }));
+  const epoch = CONTENT.sweep ? null : RUNS[0].withoutError;
+  if (epoch !== null) {
+    shapes.push({ type: "line", x0: epoch, x1: epoch, yref: "paper", y0: 0, y1: 1, layer: "below", line: { color: theme("muted"), width: 1 } });
+  }
+  return shapes;
+}
+
+/** A range that holds the lines and the values at collapse. */
+function rangeWith(lines, ideals) {
+  const values = [...lines.flatMap(({ points: { y } }) => y).filter(Number.isFinite), ...ideals];
+  const [low, high] = [values.reduce((a, b) => Math.min(a, b)), values.reduce((a, b) => Math.max(a, b))];
+  const margin = 0.05 * (high - low || 1);
+  return [low - margin, high + margin];
+}
+
 /** What a chart of lines draws, with its note on values that a logarithmic axis cannot show. */
-function lineChart(lines, unit, log) {
+function lineChart(lines, unit, log, metrics = []) {
+  const ideals = distinct(metrics, "ideal").filter((value) => Number.isFinite(value));
   const positive = (value) => value > 0;
   const onLog = state.log && log && lines.some(({ points: { y } }) => y.some(positive));
   const count = (test) => lines.reduce((sum, { points: { y } }) => sum + y.filter(test).length, 0);
   const lost = onLog ? count((value) => value !== null && value <= 0) : 0;
   const gaps = count((value) => value === null);
   const flat = lines.length > 0 && lines.every(({ points: found }) => found.flat);
+  const valueAxis = () => {
+    if (flat) return axis(unit, { range: aroundAll(lines) });
+    if (onLog) return logAxis(unit, lines.flatMap(({ points: { y } }) => y));
+    return axis(unit, ideals.length && lines.some(({ points: { y } }) => y.some(Number.isFinite)) ? { range: rangeWith(lines, ideals) } : {});
+  };
   const last = lines.filter(({ points: { y } }) => y.length).map(({ name, points: { y } }) => `${name}: ${short(y.at(-1))}`);
   return {
     traces: lines.map(({ name, index, dash, points: found }) => line(found, name, index, { dash })),
     layout: {
       xaxis: epochAxis(lines.flatMap(({ points: { x } }) => x)),
-      yaxis: flat ? axis(unit, { range: aroundAll(lines) }) : onLog ? logAxis(unit, lines.flatMap(({ points: { y } }) => y)) : axis(unit),
+      yaxis: valueAxis(),
+      shapes: lines.length ? references(ideals, onLog) : [],
     },
     legend: colourLegend(lines),
     note: [
       lost ? `${lost} values at or below 0 have no place on a logarithmic axis.` : "",
       gaps ? `${gaps} values were not finite: the lines are open there.` : "",
       flat ? "Constant, up to rounding." : "",
+      ideals.length ? `At collapse ${ideals.map(short).join(", ")}${onLog && !ideals.some((value) => value > 0) ? "" : " (dotted)"}.` : "",
     ]
       .filter(Boolean)
       .join(" "),
@@ -95,16 +123,16 @@ function lineChart(lines, unit, log) {
 function addCurveSection(parent, section) {
   const grid = element("div", { class: "grid" });
   const about = element("div", {}, element("h3", {}, section.title), element("p", { class: "about" }, section.text));
-  parent.append(element("div", { class: "chapter" }, about, grid));
+  parent.append(element("div", { class: "chapter", id: `curves-${section.title}` }, about, grid));
   for (const panel of section.panels) {
     if (!CONTENT.sweep) {
-      const content = () => lineChart(linesOfRun(panel, section.own), panel.unit, panel.log);
+      const content = () => lineChart(linesOfRun(panel, section.own), panel.unit, panel.log, panel.metrics);
       new Chart(grid, panel.title, content, section.own ? [] : panel.metrics.map(({ name }) => name));
       continue;
     }
     for (const metric of panel.metrics) {
       const title = panel.metrics.length > 1 ? `${panel.title}: ${metric.label}` : panel.title;
-      const content = () => lineChart(linesOfSweep(metric, section.own), panel.unit, panel.log);
+      const content = () => lineChart(linesOfSweep(metric, section.own), panel.unit, panel.log, [metric]);
       new Chart(grid, title, content, section.own ? [] : [metric.name]);
     }
   }
@@ -135,6 +163,10 @@ function addCurves() {
   });
   pick(controls, "Split", SPLITS, state.splits, (split) => swatch(NUM_COLOURS - 1, splitDash(split)));
   pick(controls, "Layer", PLACES, state.places);
+  if (!CONTENT.sweep && RUNS[0].withoutError !== null) {
+    const text = `│ first epoch without training error: ${RUNS[0].withoutError}`;
+    controls.append(element("span", { class: "caption-line" }, text));
+  }
   const sections = CONTENT.sections.filter((section) => section.panels.length);
   for (const section of sections) addCurveSection(document.getElementById("curve-sections"), section);
   if (!sections.length) controls.replaceChildren("No metrics.csv was found: there are no curves.");

@@ -78,7 +78,7 @@ const state = {
 
 /** Three digits, as in the page's text. */
 function short(value) {
-  return Number.isFinite(value) ? String(Number(value.toPrecision(3))) : "not finite";
+  return Number.isFinite(value) ? String(Number(value.toPrecision(3))).replace("-", "−") : "not finite";
 }
 
 /** An element with attributes and children; text is set as text, never as markup. */
