@@ -22,7 +22,7 @@ from nc_callbacks.engine.limits import batch_limit, stream_limit
 from nc_callbacks.engine.progress import progress
 from nc_callbacks.engine.request import Source
 from nc_callbacks.engine.trainer import is_a, is_sharded, on_device, place_of, ranks_of
-from nc_callbacks.probe import Head, Tap, call_model, check_head, default_batch_fn, undisturbed
+from nc_callbacks.probe import Head, Tap, by_name, call_model, check_head, default_batch_fn, undisturbed
 
 _SMALLEST_SHARE = 64
 """How many times smaller than the loader's a look's batches become before it gives up."""
@@ -176,12 +176,18 @@ class Passes:
 
     def inputs_and_targets(self, raw: Any, split: str) -> tuple[Any, Any]:
         """Of a batch as the split's loader gave it; no targets where it shall not count."""
-        return (self.source.batch_fn or default_batch_fn)(on_device(self.trainer, self.model, raw, place_of(split)))
+        batch = on_device(self.trainer, self.model, raw, place_of(split))
+        inputs, targets = (self.source.batch_fn or default_batch_fn)(batch)
+        return self._as_taken(batch, inputs), targets
 
     def inputs(self, raw: Any) -> Any:
         """Of a batch that may be inputs alone."""
         batch = on_device(self.trainer, self.model, raw, 0)
-        return batch if isinstance(batch, Tensor) else (self.source.batch_fn or default_batch_fn)(batch)[0]
+        read = self.source.batch_fn or default_batch_fn
+        return batch if isinstance(batch, Tensor) else self._as_taken(batch, read(batch)[0])
+
+    def _as_taken(self, batch: Any, inputs: Any) -> Any:
+        return inputs if self.source.forward_fn else by_name(self.model, batch, inputs)
 
     def forward(self, inputs: Any, forget: Callable[[], None] = lambda: None) -> Any:
         """Run the model; with gradients, where its own forward pass needs them.

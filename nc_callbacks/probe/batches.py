@@ -19,7 +19,7 @@ MODEL_KEYS = ("pixel_values", "input_ids", "inputs_embeds", "input_values", "inp
 _POSITIONAL = ("pixel_values", "input_ids", "input_values", "input_features")
 """Those that come first in such a model's forward."""
 
-__all__ = ["call_model", "class_indices", "default_batch_fn"]
+__all__ = ["by_name", "call_model", "class_indices", "default_batch_fn"]
 
 
 def default_batch_fn(batch: Any) -> tuple[Any, Any]:
@@ -106,6 +106,16 @@ def call_model(model: nn.Module, inputs: Any) -> Any:
         if keywords:
             return model(**keywords)
     return model(inputs)
+
+
+def by_name(model: nn.Module, batch: Any, inputs: Any) -> Any:
+    """Inputs under their name in the batch, for a model whose forward takes keywords alone."""
+    if not isinstance(batch, Mapping) or not isinstance(inputs, Tensor):
+        return inputs
+    keywords = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD)
+    if any(p.kind not in keywords for p in inspect.signature(model.forward).parameters.values()):
+        return inputs
+    return next(({name: part} for name, part in batch.items() if part is inputs and isinstance(name, str)), inputs)
 
 
 def _keywords(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:

@@ -137,7 +137,22 @@ def found_match(model: nn.Module, search: Search, targets: Any) -> Match:
             f"logits. Pass forward_fn=..., {_LOGITS}, or head={match.name!r} if that is the classifier."
         )
     refuse_features(model, trial, match, targets)
+    _refuse_network(model, search, match)
     return match
+
+
+def _refuse_network(model: nn.Module, search: Search, match: Match) -> None:
+    """Raise where what gives the model's output is no classifier, but a network with one somewhere inside."""
+    inside = search.after_other_layers(match.name)
+    if not inside or _holds(model, match.name, match.shape, search.keep(match.name)):
+        return
+    several = [name for name in inside if search.trial.call(name) is None]
+    ran = f" ({listed(several)} ran several times)" if several else ""
+    raise ValueError(
+        f"No classifier found: the model returns what {match.name!r} gives as a whole, a network of several layers, "
+        f"and what no layer in it gives alone{ran}. Pass forward_fn=..., {_LOGITS} of one layer that runs once, or "
+        f"head={match.name!r}, whose input counts as features."
+    )
 
 
 def _refuse_unmatched(model: nn.Module, search: Search) -> None:

@@ -15,6 +15,7 @@ from nc_callbacks.probe.names import distinct_modules, unsharded
 from nc_callbacks.probe.outputs import Found, find_rows, logits_of
 from nc_callbacks.probe.targets import class_indices
 from nc_callbacks.probe.trial import Given, Kept, Trial, same_tensors
+from nc_callbacks.state.limits import is_shard
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,19 @@ class Search:
             self.kept |= self.trial.kept([name])
         return self.kept[name]
 
+    def after_other_layers(self, name: str) -> list[str]:
+        """Layers within a module that do not all work on the module's own input, as a network's do not."""
+        layers = [
+            n for n in self.trial.ran if n.startswith(name + ".") and n in self.with_matrix & self.with_parameters
+        ]
+        calls = [self.trial.call(layer) for layer in layers]
+        if all(call is not None and call.shapes for call in calls):
+            kept = self.trial.kept([name, *layers])
+            own = kept[name].inputs
+            if all(_equal(kept[layer].inputs, own) for layer in layers):
+                return []
+        return layers
+
     def _gives_way(self, name: str, other: str) -> bool:
         """Whether of two nested modules the other is the classifier.
 
@@ -108,11 +122,24 @@ class Search:
         return name.startswith(other + ".") and self._adds(other, name)
 
     def _adds(self, outer: str, inner: str) -> bool:
+        """Whether parameters of the outer module, beside those of the inner, make its output another one."""
         if not torch.equal(self.kept[outer].inputs, self.kept[inner].inputs):
             return False
-        beside = [name for name in self.trial.ran if (name + ".").startswith(outer + ".")]
-        beside = [name for name in beside if not (name + ".").startswith(inner + ".")]
-        return any(name in self.with_parameters for name in beside)
+        modules = self.trial.modules
+        own = {id(parameter) for parameter in modules[inner].parameters()}
+        beside = [p for p in modules[outer].parameters() if id(p) not in own and not is_lazy(p)]
+        if not beside or any(map(is_shard, self.trial.model.modules())):
+            # Shards cannot be moved and put back.
+            return bool(beside)
+        moved = self.trial.moved(outer, beside, [outer, inner])
+        call = self.trial.call(inner)
+        assert call is not None
+        rows = call.shapes[0].outputs(moved[inner].outputs)
+        return find_rows(rows, {"": moved[outer].outputs}) is None
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.equal(one, other)
 
 
 def _has_matrix(module: nn.Module) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -107,6 +107,25 @@ class Trial:
         # What the model returned is compared with what was kept of the same run.
         self.returned = {place: whole(x) for place, x in tensors_of(self._run(names, keep, inputs)).items()}
         return {name: Kept(inputs[name], output) for name, output in outputs.items()}
+
+    def moved(self, outer: str, parameters: Sequence[Tensor], names: Iterable[str]) -> dict[str, Kept]:
+        """Inputs and outputs of modules that ran once, with parameters changed when a module begins to run."""
+        generator = torch.Generator().manual_seed(2)
+
+        def move(module: nn.Module, args: Any, kwargs: Any) -> None:
+            for parameter in parameters:
+                # Away from zero, where adapters start, and no scale changes its sign.
+                sign = torch.where(parameter.detach() < 0, -1.0, 1.0).to(parameter.dtype)
+                step = torch.rand(parameter.shape, generator=generator).to(parameter.device, parameter.dtype)
+                parameter.data.add_(sign * step)
+
+        remove = hook_before(self.modules[outer], move)
+        before = self.returned
+        try:
+            return self.kept(names)
+        finally:
+            remove()
+            self.returned = before
 
     def repeats(self) -> bool:
         """Whether one more run returns what the last did.

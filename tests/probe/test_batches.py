@@ -100,3 +100,21 @@ class TestCallModel:
 
     def test_tensor(self):
         assert probe.call_model(nn.Identity(), 3) == 3
+
+    @pytest.mark.parametrize(
+        ("forward", "named"),
+        [
+            (lambda self, **batch: batch, True),
+            (lambda self, *, pixel_values: pixel_values, True),
+            (lambda self, x: x, False),
+            (lambda self, *args, **others: args, False),
+        ],
+    )
+    def test_one_tensor_under_its_name(self, forward, named):
+        model = type("Model", (nn.Module,), {"forward": forward})()
+        batch = {"pixel_values": torch.ones(2, 3), "labels": torch.zeros(2)}
+        inputs = batch["pixel_values"]
+        given = probe.by_name(model, batch, inputs)
+        assert given == {"pixel_values": inputs} if named else given is inputs
+        assert probe.by_name(model, batch, changed := inputs + 1) is changed
+        assert probe.by_name(model, [inputs, 0], inputs) is inputs
