@@ -22,7 +22,7 @@ from nc_callbacks.engine.limits import batch_limit, stream_limit
 from nc_callbacks.engine.progress import progress
 from nc_callbacks.engine.request import Source
 from nc_callbacks.engine.trainer import is_a, is_sharded, on_device, place_of, ranks_of
-from nc_callbacks.probe import Head, Tap, by_name, call_model, check_head, default_batch_fn, undisturbed
+from nc_callbacks.probe import Head, Tap, by_name, call_model, check_head, default_batch_fn, explained, undisturbed
 
 _SMALLEST_SHARE = 64
 """How many times smaller than the loader's a look's batches become before it gives up."""
@@ -176,18 +176,16 @@ class Passes:
 
     def inputs_and_targets(self, raw: Any, split: str) -> tuple[Any, Any]:
         """Of a batch as the split's loader gave it; no targets where it shall not count."""
-        batch = on_device(self.trainer, self.model, raw, place_of(split))
-        inputs, targets = (self.source.batch_fn or default_batch_fn)(batch)
-        return self._as_taken(batch, inputs), targets
+        return self._read(on_device(self.trainer, self.model, raw, place_of(split)))
 
     def inputs(self, raw: Any) -> Any:
         """Of a batch that may be inputs alone."""
         batch = on_device(self.trainer, self.model, raw, 0)
-        read = self.source.batch_fn or default_batch_fn
-        return batch if isinstance(batch, Tensor) else self._as_taken(batch, read(batch)[0])
+        return batch if isinstance(batch, Tensor) else self._read(batch)[0]
 
-    def _as_taken(self, batch: Any, inputs: Any) -> Any:
-        return inputs if self.source.forward_fn else by_name(self.model, batch, inputs)
+    def _read(self, batch: Any) -> tuple[Any, Any]:
+        inputs, targets = (self.source.batch_fn or default_batch_fn)(batch)
+        return inputs if self.source.forward_fn else by_name(self.model, batch, inputs), targets
 
     def forward(self, inputs: Any, forget: Callable[[], None] = lambda: None) -> Any:
         """Run the model; with gradients, where its own forward pass needs them.
@@ -215,7 +213,9 @@ class Passes:
         """The classifier, found or named, and held to its contract on a batch; see `nc_callbacks.probe.check_head`."""
         given = targets, self.source.head, layers, self.source.ignore_index
         try:
-            return check_head(self.model, partial(self.forward, forget=_start_over), inputs, *given)
+            return check_head(
+                self.model, explained(self.model, partial(self.forward, forget=_start_over)), inputs, *given
+            )
         except _NeedsGradientsError:
             return check_head(self.model, self.forward, inputs, *given)
 

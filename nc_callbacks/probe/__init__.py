@@ -1,6 +1,6 @@
 """Finding a model's classifier, capturing what goes into it, and running it without leaving a trace."""
 
-from nc_callbacks.probe.batches import by_name, call_model, default_batch_fn
+from nc_callbacks.probe.batches import by_name, call_model, default_batch_fn, explained
 from nc_callbacks.probe.contract import check_head, find_head
 from nc_callbacks.probe.head import Head
 from nc_callbacks.probe.names import candidates, check_names, named_head, named_module, named_modules
@@ -20,6 +20,7 @@ __all__ = [
     "check_names",
     "class_indices",
     "default_batch_fn",
+    "explained",
     "find_head",
     "named_head",
     "named_module",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ MODEL_KEYS = ("pixel_values", "input_ids", "inputs_embeds", "input_values", "inp
 _POSITIONAL = ("pixel_values", "input_ids", "input_values", "input_features")
 """Those that come first in such a model's forward."""
 
-__all__ = ["by_name", "call_model", "class_indices", "default_batch_fn"]
+__all__ = ["by_name", "call_model", "class_indices", "default_batch_fn", "explained"]
 
 
 def default_batch_fn(batch: Any) -> tuple[Any, Any]:
@@ -116,6 +116,23 @@ def by_name(model: nn.Module, batch: Any, inputs: Any) -> Any:
     if any(p.kind not in keywords for p in inspect.signature(model.forward).parameters.values()):
         return inputs
     return next(({name: part} for name, part in batch.items() if part is inputs and isinstance(name, str)), inputs)
+
+
+def explained(model: nn.Module, forward: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A forward pass that says what to do where the model does not take the inputs."""
+
+    def run(inputs: Any) -> Any:
+        try:
+            return forward(inputs)
+        except (AttributeError, IndexError, KeyError, TypeError) as error:
+            shape = f" of shape {tuple(inputs.shape)}" if isinstance(inputs, Tensor) else ""
+            raise ValueError(
+                f"The forward pass of {type(model).__name__} fails on inputs that are a {type(inputs).__name__}{shape} "
+                f"({type(error).__name__}: {error}). Pass batch_fn=..., a function from a batch to (inputs, targets), "
+                "or forward_fn=..., a function (module, inputs) that returns the logits."
+            ) from error
+
+    return run
 
 
 def _keywords(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:

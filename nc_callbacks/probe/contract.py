@@ -163,6 +163,13 @@ def _refuse_unmatched(model: nn.Module, search: Search) -> None:
             f"model returns (shape {_shapes(trial)}) is the output of none alone."
         )
     _refuse_single_logit(trial)
+    if search.fitting:
+        [name] = search.fitting
+        raise ValueError(
+            f"No classifier found: {name!r} gives as many outputs as the model, which returns something else (shape "
+            f"{_shapes(trial)}). Pass head={name!r} if its input and output are the features and the logits, or "
+            f"forward_fn=..., {_LOGITS}."
+        )
     wide = next(iter(trial.returned.values()))
     raise ValueError(
         f"No classifier found: the model's output has shape {_shapes(trial)}, and no fully connected module gives it "

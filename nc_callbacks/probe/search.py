@@ -43,7 +43,8 @@ class Search:
             self.with_matrix = {name for name, module in modules.items() if _has_matrix(module)}
             self.with_parameters = {name for name, module in modules.items() if list(module.parameters(recurse=False))}
         once = [call for call in trial.calls if trial.call(call.name) is call and call.name in self.with_matrix]
-        sizes = {size for tensor in logits_of(trial.returned).values() for size in tensor.shape}
+        # Samples come first, where there are several.
+        sizes = {size for tensor in logits_of(trial.returned).values() for size in tensor.shape[tensor.ndim > 1 :]}
         self.fitting = [call.name for call in once if any(shape.num_classes in sizes for shape in call.shapes)]
         """Modules that ran once and give as many outputs as the model."""
         first = trial.returned

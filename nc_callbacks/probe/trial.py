@@ -155,6 +155,16 @@ class Trial:
         returned = any(bool(tensor.isnan().any()) for tensor in tensors_of(output).values())
         return [other for other, x in inputs.items() if other != name and bool(x.isnan().any())], returned
 
+    def uses(self, tensor: Tensor) -> bool:
+        """Whether a parameter or buffer is part of the model's output, found out by NaN in its place."""
+        held = tensor.detach().clone()
+        tensor.data.fill_(torch.nan)
+        try:
+            output = self._forward_alike()
+        finally:
+            tensor.data.copy_(held)
+        return any(bool(part.isnan().any()) for part in tensors_of(output).values())
+
     def _run_with(
         self, name: str, watched: Iterable[str], make: Callable[[Tensor], Tensor]
     ) -> tuple[Any, Tensor, dict[str, Tensor]]:

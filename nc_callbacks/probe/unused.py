@@ -12,6 +12,7 @@ from torch.nn.parameter import is_lazy
 from nc_callbacks.probe.names import unsharded
 from nc_callbacks.probe.search import Match, classes_seen
 from nc_callbacks.probe.trial import Trial
+from nc_callbacks.state.limits import is_shard
 
 
 def refuse_features(model: nn.Module, trial: Trial, match: Match, targets: Any) -> None:
@@ -24,7 +25,9 @@ def refuse_features(model: nn.Module, trial: Trial, match: Match, targets: Any) 
     """
     k, seen = match.shape.num_classes, classes_seen(targets, match)
     with unsharded(model):
-        holders = [name for name, tensor in _unused(model, trial) if _takes(name, tensor, k, seen)]
+        fitting = ((name, tensor) for name, tensor in _unused(model, trial) if _takes(name, tensor, k, seen))
+        sharded = any(map(is_shard, model.modules()))
+        holders = [name for name, tensor in fitting if sharded or not trial.uses(tensor)]
     if holders:
         raise ValueError(
             f"{match.name!r} gives the model's {k} outputs, and {holders[0]!r}, which the forward pass did not use, "

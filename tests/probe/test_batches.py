@@ -118,3 +118,16 @@ class TestCallModel:
         assert given == {"pixel_values": inputs} if named else given is inputs
         assert probe.by_name(model, batch, changed := inputs + 1) is changed
         assert probe.by_name(model, [inputs, 0], inputs) is inputs
+
+
+def test_a_forward_pass_that_does_not_take_the_inputs_says_what_to_do():
+    class Graph(nn.Module):
+        def forward(self, data):
+            return data.x
+
+    model = Graph()
+    match = r"Graph fails on inputs that are a Tensor of shape \(2, 3\) \(AttributeError: .*'x'\). Pass batch_fn="
+    with pytest.raises(ValueError, match=match):
+        probe.explained(model, model)(torch.ones(2, 3))
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        probe.explained(model, nn.Linear(2, 2))(torch.ones(2, 3))

@@ -124,3 +124,48 @@ def test_layers_side_by_side_are_a_classifier():
     images = torch.randn(10, 3, 6, 6, generator=torch.Generator().manual_seed(0))
     head = check(Net(Squeezed(), nn.Conv2d(3, 8, 3)), images)
     assert (head.name, head.num_features, head.affine) == ("head", 8 * 16, False)
+
+
+class Biased(nn.Module):
+    """Keeps layers whose weights it uses itself, and a table of as many columns as there are classes."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.table = nn.Linear(12, 12), nn.Parameter(torch.randn(9, 4))
+
+    def forward(self, h):
+        return nn.functional.linear(h, self.inner.weight) + self.table.sum()
+
+
+def test_a_matrix_that_the_forward_pass_uses_is_no_hidden_classifier():
+    model = Net(nn.Linear(12, 4), nn.Sequential(nn.Linear(8, 12), Biased()))
+    before = model.body[1].table.clone()
+    assert check(model).name == "head"
+    assert torch.equal(model.body[1].table, before)
+    model.body[1].forward = lambda h: nn.functional.linear(h, model.body[1].inner.weight)
+    with pytest.raises(ValueError, match=r"'body.1.table', which the forward pass did not use, takes 4 features"):
+        check(model)
+
+
+def test_as_many_outputs_as_samples_make_no_candidate():
+    class Matrix(Net):
+        def forward(self, x):
+            return self.body(x) @ self.matrix.T
+
+    model = Matrix(None, nn.Linear(8, 10))
+    model.matrix = nn.Parameter(torch.randn(4, 10))
+    assert len(X) == model.body.out_features
+    with pytest.raises(ValueError, match=r"no fully connected module gives it with 4 weight rows"):
+        check(model)
+
+
+def test_a_classifier_whose_logits_are_changed_afterwards_is_named_in_the_message():
+    class Smoothed(Net):
+        def forward(self, x):
+            logits = super().forward(x)
+            return (logits + logits.roll(1, 0)) / 2
+
+    model = Smoothed(nn.Linear(12, 4))
+    with pytest.raises(ValueError, match=r"'head' gives as many outputs as the model.*Pass head='head' if"):
+        check(model)
+    assert check(model, head="head").name == "head"
