@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from lightning.pytorch import LightningModule
 
-from nc_callbacks.metrics import LogKey
-from nc_callbacks.metrics.keys import SPLITS
+from nc_callbacks.metrics import SPLITS, LogKey
+from nc_callbacks.probe.depth import is_pattern
 
 Split = Literal["train", "val", "test"]
 
@@ -50,7 +50,7 @@ def spelt_right(init: Callable[..., None]) -> Callable[..., None]:
 
 
 def check_arguments(
-    layers: Sequence[str],
+    layers: Sequence[str] | str,
     every_n_epochs: int,
     epochs: Epochs,
     splits: Sequence[str],
@@ -72,7 +72,7 @@ def check_arguments(
         raise ValueError(f'epochs must be a list of epochs or "log", got {epochs!r}.')
     if isinstance(splits, str) or not splits or not all(map(_is_split, splits)):
         raise ValueError(f'splits must be a list of "train", "val" and "test", got {splits!r}.')
-    if isinstance(layers, str):
+    if isinstance(layers, str) and not is_pattern(layers):
         raise ValueError(f"layers must be a list of module names, got the string {layers!r}: pass [{layers!r}].")
     if mode not in ("epoch_end", "online"):
         raise ValueError(f'mode must be "epoch_end" or "online", got {mode!r}.')

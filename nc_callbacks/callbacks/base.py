@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor
 
 from nc_callbacks.callbacks.arguments import (
     BatchFn,
@@ -24,7 +23,7 @@ from nc_callbacks.callbacks.arguments import (
     spelt_right,
 )
 from nc_callbacks.callbacks.hooks import SessionHooks
-from nc_callbacks.callbacks.measurement import Measurement, measured
+from nc_callbacks.callbacks.measurement import Measurement, keyed, measured, to_keep
 from nc_callbacks.callbacks.results import Record
 from nc_callbacks.callbacks.schedule import Schedule
 from nc_callbacks.engine.observation import Observation, Observations
@@ -33,23 +32,25 @@ from nc_callbacks.engine.session import Watch, session_of
 from nc_callbacks.engine.trainer import selects, state_key
 from nc_callbacks.metrics import LogKey
 from nc_callbacks.probe import Pool
+from nc_callbacks.probe.depth import is_pattern
 
 
 class CollapseCallback(SessionHooks):
     """Base of the callbacks: looks at the model after training epochs, in one pass over the training data for all.
 
     A look runs the model in eval mode, with the weights standing still, over the training data (and `splits`) through
-    a sequential loader of its own, and changes nothing: weights, optimiser state, buffers, random states and
-    train/eval flags are afterwards what they were before. In `trainer.validate` and `trainer.test` it looks at
-    ``"val"`` and ``"test"``, and at the training data where the module or data module defines its loader (without, what
-    needs the class means of the training split is left out).
+    a sequential loader of its own, and changes nothing of model, optimiser, data and random numbers. In
+    `trainer.validate` and `trainer.test` it looks at ``"val"`` and ``"test"``, and at the training data where the
+    module or data module defines its loader (without, what needs the class means of training is left out).
 
     Training goes on where a look fails (a loader that raises, memory that runs out also with the feature cache given up
     and with smaller batches): one warning, and nothing is measured.
 
     Args:
         head: Dotted name of the classifier; by default it is found (see `nc_callbacks.probe.find_head`).
-        layers: Dotted names of further modules whose input is watched.
+        layers: Dotted names of further modules whose input is watched, or patterns such as ``"encoder.layer.*"``;
+            ``"blocks"`` for a model's residual or transformer blocks, ``"all"`` for its modules with a weight matrix;
+            those by patterns are averaged over positions of maps and sequences.
         every_n_epochs: Look after every n-th epoch.
         epochs: Look after these epochs instead (the trainer's numbers, from 0), or ``"log"`` for ten per decade. With
             either, the last epoch of `max_epochs` is always looked at.
@@ -73,15 +74,14 @@ class CollapseCallback(SessionHooks):
             ``"samples"`` (weighted by class sizes).
         ignore_index: Samples (or positions of a sequence) with this target are left out, as `torch.nn.CrossEntropyLoss`
             does; None for none.
-        verify: Compare the state of model, data and random numbers before and after the first look, and say in one
-            warning what has changed.
+        verify: Say in one warning what the first look has changed of model, data and random numbers.
 
     Attributes:
         latest: Result of the last look: numbers, vectors and matrices by log key, with ``"epoch"`` and ``"step"``.
         history: One dict per look of a fit, numbers and vectors by log key; saved in and restored from checkpoints.
 
     Raises:
-        TypeError: An argument that there is not; names the nearest.
+        TypeError: There is no such argument; names the nearest.
         ValueError: An argument is out of its range; in `setup` and before the first epoch, what is wrong with the
             model or the data, or another callback that would log different values under the same keys.
         ModuleNotFoundError: Figures are asked for and matplotlib is not installed.
@@ -98,7 +98,7 @@ class CollapseCallback(SessionHooks):
     def __init__(
         self,
         head: str | None = None,
-        layers: Sequence[str] = (),
+        layers: Sequence[str] | str = (),
         every_n_epochs: int = 1,
         epochs: Epochs = None,
         splits: Sequence[Split | str] = ("train",),
@@ -114,7 +114,8 @@ class CollapseCallback(SessionHooks):
         verify: bool = False,
     ) -> None:
         check_arguments(layers, every_n_epochs, epochs, splits, mode, figures, pool, global_mean, prefix)
-        self.layers, self.splits, self.mode = tuple(layers), tuple(splits), mode
+        self.given_layers = (layers,) if isinstance(layers, str) else tuple(layers)
+        self.layers, self.splits, self.mode = self.given_layers, tuple(splits), mode
         self.schedule = Schedule.of(every_n_epochs, epochs)
         self.cache_bytes = None if feature_cache is None else parse_bytes(feature_cache)
         self.figures, self.prefix, self.global_mean = figures, prefix, global_mean
@@ -130,6 +131,10 @@ class CollapseCallback(SessionHooks):
     @abstractmethod
     def measure(self, observation: Observation) -> Measurement:
         """Measurement of one layer on one split."""
+
+    def through_depth(self, layers: dict[str, Measurement]) -> dict[str, float]:
+        """Numbers of all layers together: the classifier's input has the name ``""``, the others are in order."""
+        return {}
 
     @property
     def settings(self) -> tuple[Any, ...]:
@@ -149,7 +154,7 @@ class CollapseCallback(SessionHooks):
             self,
             prefix=self.prefix,
             head=self.given.head,
-            layers=self.layers,
+            layers=self.given_layers,
             pool=self.given.pool,
             splits=self.splits,
             global_mean=self.global_mean,
@@ -176,7 +181,10 @@ class CollapseCallback(SessionHooks):
         return self.schedule.is_due(trainer)
 
     def _ask(self) -> Needs:
-        return self.needs
+        needs = self.needs
+        averaged = self.given.pool is None and any(map(is_pattern, self.given_layers))
+        layers = {name: replace(needs_of, averaged=averaged) for name, needs_of in needs.layers.items()}
+        return replace(needs, layers=layers)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.forget_from(trainer.current_epoch)
@@ -188,16 +196,18 @@ class CollapseCallback(SessionHooks):
         record: Record = {"epoch": trainer.current_epoch, "step": trainer.global_step}
         matrices: Record = {}
         logged: dict[str, float] = {}
+        by_data: dict[LogKey, dict[str, Measurement]] = {}
         for place, found in self._measurements(trainer, observations):
-            logged |= _keyed(place, found.numbers)
-            record |= _keyed(place, {name: _to_keep(vector) for name, vector in found.vectors.items()})
-            matrices |= _keyed(place, {name: _to_keep(matrix) for name, matrix in found.matrices.items()})
+            logged |= keyed(place, found.numbers)
+            record |= keyed(place, {name: to_keep(vector) for name, vector in found.vectors.items()})
+            matrices |= keyed(place, {name: to_keep(matrix) for name, matrix in found.matrices.items()})
+            by_data.setdefault(replace(place, layer=""), {})[place.layer] = found
+        for place, layers in by_data.items():
+            logged |= keyed(place, self.through_depth(layers))
         record |= logged
         self._latest = record | matrices
-        several_ranks = trainer.world_size > 1
-        pl_module.log_dict(
-            logged, on_step=False, on_epoch=True, batch_size=1, sync_dist=several_ranks, add_dataloader_idx=False
-        )
+        settings: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": 1, "add_dataloader_idx": False}
+        pl_module.log_dict(logged, sync_dist=trainer.world_size > 1, **settings)
         if trainer.state.fn == "fit":
             self._history.append(record)
         if logged:
@@ -207,7 +217,7 @@ class CollapseCallback(SessionHooks):
         """By place: a log key without the metric's name."""
         notices, head = session_of(trainer).notices, self.watch.source.head or ""
         for label, layers in observations.items():
-            for layer in (head, *self.layers) if selects(self.splits, label) else ():
+            for layer in dict.fromkeys((head, *self.layers)) if selects(self.splits, label) else ():
                 place = replace(LogKey.at(label, prefix=self.prefix), layer="" if layer == head else layer)
                 yield place, measured(self.measure, layers[layer], head, trainer, notices)
 
@@ -238,11 +248,3 @@ class CollapseCallback(SessionHooks):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().teardown(trainer, pl_module, stage)
         self.send_results(trainer)
-
-
-def _keyed(place: LogKey, values: dict[str, Any]) -> Record:
-    return {str(replace(place, name=name)): value for name, value in values.items()}
-
-
-def _to_keep(tensor: Tensor) -> Tensor:
-    return (tensor.float() if tensor.is_floating_point() else tensor).cpu()

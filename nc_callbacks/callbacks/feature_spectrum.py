@@ -46,7 +46,7 @@ class FeatureSpectrum(CollapseCallback):
     def __init__(
         self,
         head: str | None = None,
-        layers: Sequence[str] = (),
+        layers: Sequence[str] | str = (),
         every_n_epochs: int = 1,
         epochs: Epochs = None,
         splits: Sequence[Split | str] = ("train",),

@@ -10,13 +10,18 @@ from lightning.pytorch import LightningModule, Trainer
 from nc_callbacks.callbacks.results import Results
 from nc_callbacks.engine.observation import Observations
 from nc_callbacks.engine.session import Watch, close, session_of
-from nc_callbacks.engine.trainer import by_split, refuse_strategy
+from nc_callbacks.engine.trainer import by_split, makes_layers_later, refuse_strategy
+from nc_callbacks.probe.depth import expanded, is_pattern
 
 
 class SessionHooks(Results):
     """A callback that watches through the session of its trainer."""
 
     watch: Watch
+    given_layers: tuple[str, ...]
+    """As the user gave them, patterns among them."""
+    layers: tuple[str, ...]
+    """By name."""
 
     @abstractmethod
     def make_watch(self) -> Watch:
@@ -28,12 +33,21 @@ class SessionHooks(Results):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         refuse_strategy(trainer, type(self).__name__)
+        self._find_layers(pl_module, made=not makes_layers_later(pl_module))
         self.watch = self.make_watch()
         session_of(trainer).join(self.watch)
         session_of(trainer).check_names(self.watch, pl_module, fitting=stage == "fit", made=False)
 
+    def _find_layers(self, model: LightningModule, made: bool = True) -> None:
+        """Find the layers that are given by patterns, where the model has made its layers."""
+        if made and any(map(is_pattern, self.given_layers)):
+            self.layers = expanded(model, self.given_layers)
+            if hasattr(self, "watch"):
+                self.watch.layers = self.layers
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         session = session_of(trainer)
+        self._find_layers(pl_module)
         session.check_names(self.watch, pl_module, fitting=True, made=True)
         session.monitors.watch(trainer, self.watch.prefix, session.is_new_for(self.watch.prefix))
 
@@ -43,10 +57,12 @@ class SessionHooks(Results):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == "validate":
+            self._find_layers(pl_module)
             session_of(trainer).start_evaluation(self.watch, trainer, pl_module, "val")
             self.adopt(self.watch, trainer)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._find_layers(pl_module)
         session_of(trainer).start_evaluation(self.watch, trainer, pl_module, "test")
         self.adopt(self.watch, trainer)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from lightning.pytorch import Trainer
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch import Tensor
 from nc_callbacks.engine.notices import Notices
 from nc_callbacks.engine.observation import Observation
 from nc_callbacks.engine.trainer import ranks_of
+from nc_callbacks.metrics import LogKey
 
 
 @dataclass(frozen=True)
@@ -69,3 +71,13 @@ def _is_measurable(observation: Observation, head: str, epoch: int, notices: Not
         return measurable
     notices.once(f"one {split}", f"The {split} split has samples of one class only: nothing is measured on it.")
     return False
+
+
+def keyed(place: LogKey, values: dict[str, Any]) -> dict[str, Any]:
+    """Values by the metrics' names, by their log keys."""
+    return {str(replace(place, name=name)): value for name, value in values.items()}
+
+
+def to_keep(tensor: Tensor) -> Tensor:
+    """A tensor for the history: on the CPU, in float32."""
+    return (tensor.float() if tensor.is_floating_point() else tensor).cpu()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -30,7 +32,8 @@ class NeuralCollapse(CollapseCallback):
     """Measure neural collapse after training epochs and log it as ``nc/{split}/{name}``.
 
     Numbers, all dimensionless (formulas and sources in `nc_callbacks.functional`): ``nc1``, ``nc1_quotient``,
-    ``nc1_cdnv``; of the centred class means ``nc2_equinorm``, ``nc2_equiangularity``, ``nc2_equiangularity_signed``,
+    ``nc1_cdnv``, ``class_separation``; of the centred class means ``nc2_equinorm``, ``nc2_equiangularity``,
+    ``nc2_equiangularity_signed``,
     ``nc2_etf``, ``nc2_uniformity``, ``nc2_uniformity_var``; ``ncc_accuracy``; and at the classifier
     ``nc2_equinorm_weights``, ``nc2_equiangularity_weights``, ``nc2_etf_weights``, ``nc3``, ``nc3_etf``,
     ``nc3_uniform_duality``, ``nc3_bias``, ``nc4``, ``accuracy`` and, on the training split, ``tpt`` (1 where the
@@ -67,7 +70,7 @@ class NeuralCollapse(CollapseCallback):
     def __init__(
         self,
         head: str | None = None,
-        layers: Sequence[str] = (),
+        layers: Sequence[str] | str = (),
         every_n_epochs: int = 1,
         epochs: Epochs = None,
         splits: Sequence[Split | str] = ("train",),
@@ -156,6 +159,7 @@ class NeuralCollapse(CollapseCallback):
         tensors = {
             "nc1": F_nc.nc1(moments.within, moments.means, centre, moments.precision),
             "nc1_quotient": F_nc.nc1_quotient(moments.within, moments.means, centre, moments.precision),
+            "class_separation": F_nc.class_separation(moments.within, moments.means, moments.counts, moments.precision),
         }
         if observation.ood_mean is not None and self.ood_loader is not None:
             tensors["nc5"] = F_nc.nc5(moments.means, observation.ood_mean)
@@ -181,10 +185,26 @@ class NeuralCollapse(CollapseCallback):
             tensors |= dict(zip(("mse_nc1", "mse_nc23", "mse_perp"), parts, strict=True))
         return tensors
 
+    def through_depth(self, layers: dict[str, Measurement]) -> dict[str, float]:
+        order = [*(layer for layer in layers if layer), ""]
+        fuzziness = [layers[layer].numbers.get("class_separation", math.nan) for layer in order if layer in layers]
+        if len(fuzziness) < 3:
+            return {}
+        slope, fit = line(torch.tensor(fuzziness, dtype=torch.float64).log())
+        return {"class_separation_slope": slope, "class_separation_fit": fit}
+
     def draw(self, folder: Path, formats: Sequence[str] = ("png",)) -> None:
         from nc_callbacks.figures import save_collapse_figures
 
         save_collapse_figures(self.history, self.latest, folder, self.prefix, formats)
+
+
+def line(y: Float[Tensor, " n"]) -> tuple[float, float]:
+    """Slope and R² of the least-squares line through values at 0, 1, 2, …"""
+    x = torch.arange(len(y), dtype=y.dtype) - (len(y) - 1) / 2
+    y = y - y.mean()
+    slope = (x @ y) / (x @ x)
+    return float(slope), float(1 - (y - slope * x).square().sum() / y.square().sum())
 
 
 _CORRECTED = {"nc1": F_nc.nc1_corrected, "nc1_cdnv": F_nc.nc1_cdnv_corrected}

@@ -232,7 +232,8 @@ class Look:
         return self._tap_at(self.found)
 
     def _tap_at(self, head: Head) -> Tap:
-        return Tap(self.model, head, list(self.needs.layers), self.source.pool)
+        averaged = [name for name, needs in self.needs.layers.items() if needs.averaged]
+        return Tap(self.model, head, list(self.needs.layers), self.source.pool, averaged)
 
     def _pass(
         self,

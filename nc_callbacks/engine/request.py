@@ -41,10 +41,18 @@ class LayerNeeds:
     covariance: Covariance = "none"
     nearest_mean: bool = False
     """How often the nearest class mean is right, which needs the final class means."""
+    averaged: bool | None = None
+    """Whether the features are averaged over positions; None where it does not matter."""
 
     def __or__(self, other: LayerNeeds) -> LayerNeeds:
+        if {self.averaged, other.averaged} >= {True, False}:
+            raise ValueError(
+                "Two callbacks watch one layer, one by a pattern, which averages it over positions, the other by its "
+                "name, which does not: name it, or give the pattern, in both."
+            )
         covariance = max(self.covariance, other.covariance, key=_COVARIANCES.index)
-        return LayerNeeds(covariance, self.nearest_mean or other.nearest_mean)
+        averaged = other.averaged if self.averaged is None else self.averaged
+        return LayerNeeds(covariance, self.nearest_mean or other.nearest_mean, averaged)
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ from nc_callbacks.functional.spectrum import (
 from nc_callbacks.functional.transferability import h_score, log_evidence
 from nc_callbacks.functional.unbalanced import minority_collapse, nc2_seli
 from nc_callbacks.functional.uncertainty import standard_error
-from nc_callbacks.functional.variability import nc1, nc1_cdnv, nc1_quotient
+from nc_callbacks.functional.variability import class_separation, nc1, nc1_cdnv, nc1_quotient
 from nc_callbacks.functional.whitening import whitened_weight
 
 __all__ = [
@@ -54,6 +54,7 @@ __all__ = [
     "SoftmaxExpectations",
     "a2_residual",
     "centred_mean_weight",
+    "class_separation",
     "effective_rank",
     "eigenvalues",
     "entropy_rank",

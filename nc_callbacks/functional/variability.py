@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from nc_callbacks.functional._common import (
@@ -89,6 +89,63 @@ def nc1(
     if centred_means.requires_grad:
         inverse = directions.inverse(centred_means)
     return (inverse * product(within, inverse)).sum().clamp(min=0).to(dtype)
+
+
+@full_precision
+def class_separation(
+    within: Float[Tensor, "p p"],
+    means: Float[Tensor, "k p"],
+    counts: Int[Tensor, " k"],
+    precision: float | None = None,
+) -> Float[Tensor, ""]:
+    """D = tr(Σ_W Σ_B'⁺), Σ_B' = Σ_c π_c (m_c − x̄)(m_c − x̄)ᵀ with x̄ = Σ_c π_c m_c; in [0, ∞), 0 at collapse.
+
+    The separation fuzziness of the law of data separation: over the layers of a trained network log D falls on a line
+    (He & Su 2023). k times `nc1` where all classes have as many samples.
+
+    Args:
+        within: Σ_W, the pooled within-class covariance (divisor n).
+        means: Uncentred class means.
+        counts: n_c, samples of each class.
+        precision: ε of the features (`ClassMoments.precision`); by default that of the coarsest dtype given.
+
+    Returns:
+        The scalar; infinity where all means coincide, NaN where Σ_W is 0 too or an entry is not finite.
+
+    Raises:
+        ValueError: The shapes do not fit, or there are fewer than two classes.
+
+    Example:
+        >>> means = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
+        >>> class_separation(torch.eye(2) / 100, means, torch.tensor([50, 50]))
+        tensor(0.0100)
+    """
+    dtype = common_dtype(within, means)
+    precision = checked_precision(precision, within, means)
+    means = as_matrix("means", means)
+    k, p = means.shape
+    if within.shape != (p, p) or counts.shape != (k,):
+        raise ValueError(
+            f"within must be ({p}, {p}) and counts ({k},) to go with means of shape ({k}, {p}), got "
+            f"{tuple(within.shape)} and {tuple(counts.shape)}."
+        )
+    check_normal("within", within)
+    means, scale = scaled(means)
+    if scale != 1:
+        within = within.to(means.dtype) / scale / scale
+    if not (is_finite(means) and is_finite(within)):
+        return (torch.nan * (means.sum() + within.sum())).to(dtype)
+    with torch.no_grad():
+        # Weights turn the class means within their span, and none of its directions appears or goes.
+        directions = directions_of(means, within, precision)
+    if directions.digits < DIGITS:
+        warnings.warn(directions.warning(precision), stacklevel=3)
+    if not len(directions.singular):
+        return (within.trace() / 0).to(dtype)
+    share = (counts / counts.sum()).to(means.dtype)
+    rows = share.sqrt()[:, None] * ((means - share @ means) @ directions.kept)
+    inner = directions.kept.T @ product(within, directions.kept)
+    return torch.linalg.solve(rows.T @ rows, inner).trace().clamp(min=0).to(dtype)
 
 
 @full_precision

@@ -31,6 +31,10 @@ _doubt = partial(
 )
 _share = partial(_row, unit=SHARE, range=(0, 1))
 
+HE = "He & Su 2023"
+_LAW = "tr(Σ_W Σ_B'⁺), class means weighted by their samples"
+_DEPTH = "slope and R² of log D over at least two further `layers` and the classifier's input"
+
 NC1 = (
     _falls(
         "nc1", "NC1", "Within-class variability", "tr(Σ_W Σ_B⁺)/k", layers=True,
@@ -44,6 +48,19 @@ NC1 = (
         "nc1_cdnv", "NC1", "Within-class variability", "class-distance normalised variance", layers=True,
         definition="mean over c < c' of (v_c + v_c') / (2 ‖m_c − m_c'‖²)", source="Galanti et al. 2021",
         title="NC1: class-distance normalised variance",
+    ),
+    _falls(
+        "class_separation", "NC1", "Class separation D", "D", layers=True, definition=_LAW, source=HE,
+        title="Class separation D = tr(Σ_W Σ_B'⁺)",
+    ),
+    _row(
+        "class_separation_slope", "NC1", "Class separation over depth: slope of log D", "log D a layer",
+        "log D a layer", definition=_DEPTH, source=HE, on_demand="layers",
+        title="Class separation over depth: slope of log D",
+    ),
+    _row(
+        "class_separation_fit", "NC1", "Class separation over depth: R² of the line", "R²", range=(0, 1),
+        definition=_DEPTH, source=HE, on_demand="layers", title="Class separation over depth: R² of the line",
     ),
     _doubt("nc1_corrected", label="tr(Σ_W Σ_B⁺)/k", title="NC1 without the bias of few samples"),
     _doubt(

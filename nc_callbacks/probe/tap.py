@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -45,12 +45,20 @@ class Tap:
             be as its weight is shaped, and the targets'.
         layers: Dotted names of further modules whose input is watched.
         pool: ``"mean"`` averages layers' inputs over all dimensions after the second; by default they are flattened.
+        averaged: Further modules whose inputs are averaged over positions instead, see `positions_of`.
 
     Raises:
         ValueError: A name is not in the model, or the head has no weight matrix.
     """
 
-    def __init__(self, model: nn.Module, head: str | Head, layers: Sequence[str] = (), pool: Pool = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        head: str | Head,
+        layers: Sequence[str] = (),
+        pool: Pool = None,
+        averaged: Collection[str] = (),
+    ) -> None:
         self.head = head if isinstance(head, str) else head.name
         with unsharded(model):
             self.module = named_head(model, self.head)
@@ -59,6 +67,7 @@ class Tap:
         self.modules = {self.head: self.module} | {name: named_module(model, name, "layer") for name in layers}
         self.model = model
         self.pool = pool
+        self.averaged = {*averaged} - {self.head}
         self._inputs: dict[str, list[Tensor]] = {}
         self._outputs: list[Tensor] = []
         self._hooks = ExitStack()
@@ -147,6 +156,8 @@ class Tap:
 
     def _flat(self, name: str, x: Tensor) -> Tensor:
         x = x.movedim(self._form.sample_dims.get(name, 0), 0)
+        if name in self.averaged and x.ndim > 2:
+            return x.mean(positions_of(x))
         return x.flatten(2).mean(2) if self.pool == "mean" and x.ndim > 2 else x.flatten(1)
 
     def _rows(self, name: str, x: Tensor, y: Tensor) -> Tensor:
@@ -164,6 +175,19 @@ class Tap:
                 "expected one row per target. Name another module, or pass batch_fn=... or forward_fn=...."
             )
         return rows
+
+
+def positions_of(x: Tensor) -> list[int]:
+    """The dimensions of a layer's input that are positions, and no features.
+
+    Of sequences (n, positions, p) the second, of maps (n, p, height, width) those after the second. Square maps whose
+    last dimension alone differs, (n, side, side, p), have their features there.
+    """
+    if x.ndim == 3:
+        return [1]
+    sides = x.shape[1:-1]
+    last = len(set(sides)) == 1 and x.shape[-1] != sides[0]
+    return list(range(1, x.ndim - 1)) if last else list(range(2, x.ndim))
 
 
 def _at_positions(x: Tensor, positions: tuple[int, ...]) -> Float[Tensor, "rows p"]:

@@ -38,7 +38,7 @@ def logged(**settings):
 
 @pytest.fixture(scope="module")
 def everything():
-    return fitted(on_demand=True, splits=["train", "val"], layers=["body.4"])[1]
+    return fitted(on_demand=True, splits=["train", "val"], layers=["body.0", "body.2", "body.4"])[1]
 
 
 def test_metrics_are_those_that_are_logged():
