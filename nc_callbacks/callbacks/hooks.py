@@ -7,14 +7,14 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 
-from nc_callbacks.callbacks.results import Results
+from nc_callbacks.callbacks.views import Views
 from nc_callbacks.engine.observation import Observations
 from nc_callbacks.engine.session import Watch, close, session_of
 from nc_callbacks.engine.trainer import by_split, makes_layers_later, refuse_strategy
 from nc_callbacks.probe.depth import expanded, is_pattern
 
 
-class SessionHooks(Results):
+class SessionHooks(Views):
     """A callback that watches through the session of its trainer."""
 
     watch: Watch
