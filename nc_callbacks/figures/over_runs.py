@@ -48,7 +48,8 @@ def means_over_seeds(runs: Sequence[Any]) -> Figure:
     """
     figure = Figure(figsize=(15, 4.4), layout="constrained")
     cosine, *losses = figure.subplots(1, 3)
-    for (label, group), line in zip(by_settings(runs).items(), cycle(LINES), strict=False):
+    for number, (label, group) in enumerate(by_settings(runs).items()):
+        line = _line(number)
         name = f"{label} ({len(group)} seeds)" if len(group) > 1 else label
         _plot_mean(cosine, [_series(run, "wm_cosine") for run in group], name, line)
         for axes, split in zip(losses, ("train", "val"), strict=True):
@@ -57,7 +58,7 @@ def means_over_seeds(runs: Sequence[Any]) -> Figure:
     for axes, split in zip(losses, ("train", "val"), strict=True):
         label_axes(axes, f"{split}: what M̄ loses against W", "accuracy of W − accuracy of M̄")
         axes.axhline(0, color="0.4", lw=0.8)
-    cosine.legend(frameon=False, fontsize=7)
+    figure.legend(*cosine.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     return figure
 
 
@@ -104,6 +105,12 @@ def _part(name: str, value: Any) -> str:
     if isinstance(value, bool):
         return f"{'' if value else 'no '}{name.replace('_', ' ')}"
     return f"{name.replace('_', ' ')} {value}"
+
+
+def _line(number: int) -> dict[str, Any]:
+    """A colour and a style, sixteen pairs of them."""
+    turns, colour = divmod(number, len(LINES))
+    return {"color": LINES[colour]["color"], "linestyle": LINES[(colour + turns) % len(LINES)]["linestyle"]}
 
 
 def _series(run: Any, name: str, split: str = "train") -> dict[int, float]:

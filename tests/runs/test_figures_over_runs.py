@@ -77,3 +77,10 @@ def test_experiments_that_end_with_them(experiment, figure):
         assert (config.data.samples, config.data.batch_size, config.trainer.max_epochs) == (12000, 200, 20)
     else:
         assert (config.model.activation, config.trainer.max_epochs, config.data.batch_size) == ("silu", 50, 1000)
+
+
+def test_lines_of_many_settings_are_told_apart(tmp_path):
+    for number in range(7):
+        make_run(tmp_path / str(number), model={"_target_": "models.cnn", "activation": f"a{number}"})
+    cosine = means_over_seeds(read(tmp_path)[1]).axes[0]
+    assert len({(line.get_color(), line.get_linestyle()) for line in cosine.lines}) == 7
