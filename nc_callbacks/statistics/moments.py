@@ -60,6 +60,22 @@ class ClassMoments:
         if not self.precision:
             object.__setattr__(self, "precision", torch.finfo(self.means.dtype).eps)
 
+    def __repr__(self) -> str:
+        """A line.
+
+        Example:
+            >>> ClassMoments(torch.tensor([3, 0]), torch.zeros(2, 5), torch.zeros(2), torch.zeros(2))
+            ClassMoments(3 samples, 1 of 2 classes, 5 features, without covariances)
+        """
+        k, p = self.means.shape
+        found, present = int(self.counts.sum()), int(self.present.sum())
+        classes = f"{k} classes" if present == k else f"{present} of {k} classes"
+        gathered = "Σ_W" if self.within is not None else "without covariances"
+        if self.covariances is not None:
+            gathered += ", covariances by class"
+        broken = f", {self.nonfinite} not finite" if self.nonfinite else ""
+        return f"{type(self).__name__}({found:,} samples{broken}, {classes}, {p:,} features, {gathered})"
+
     @property
     def present(self) -> Bool[Tensor, " k"]:
         """Which classes have samples."""
