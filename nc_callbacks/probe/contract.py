@@ -147,11 +147,13 @@ def _refuse_network(model: nn.Module, search: Search, match: Match) -> None:
     if not inside or _holds(model, match.name, match.shape, search.keep(match.name)):
         return
     several = [name for name in inside if search.trial.call(name) is None]
+    fitting = [name for name in search.fitting if name in inside]
+    named = f"head=..., one of {listed(fitting)}, " if fitting else ""
     ran = f" ({listed(several)} ran several times)" if several else ""
     raise ValueError(
         f"No classifier found: the model returns what {match.name!r} gives as a whole, a network of several layers, "
-        f"and what no layer in it gives alone{ran}. Pass forward_fn=..., {_LOGITS} of one layer that runs once, or "
-        f"head={match.name!r}, whose input counts as features."
+        f"and what no layer in it gives alone{ran}. Pass {named}forward_fn=..., {_LOGITS} of one layer that runs once, "
+        f"or head={match.name!r}, whose input counts as features."
     )
 
 

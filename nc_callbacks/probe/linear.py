@@ -114,8 +114,16 @@ def affine_map(
         ask = _asking(module, shape, device, dtype if own is None else own.dtype)
         bias = ask(torch.zeros(1, shape.num_features))[0]
         step, p = max(1, _ENTRIES // shape.num_features), shape.num_features
-        columns = [(ask(size * _units(at, min(step, p - at), p)) - bias) / size for at in range(0, p, step)]
-    return torch.cat(columns).T.contiguous(), bias if bool(bias.count_nonzero()) else None
+
+        def read(size: float) -> Tensor:
+            return torch.cat([(ask(size * _units(at, min(step, p - at), p)) - bias) / size for at in range(0, p, step)])
+
+        columns = read(size)
+        largest, offset = size * float(columns.abs().max()), float(bias.abs().max())
+        if 0 < largest < offset < math.inf:
+            # The answers to short vectors drown in the bias.
+            columns = read(size * 2.0 ** math.ceil(math.log2(offset / largest)))
+    return columns.T.contiguous(), bias if bool(bias.count_nonzero()) else None
 
 
 def _units(first: int, count: int, p: int) -> Float[Tensor, "count p"]:

@@ -148,3 +148,14 @@ def test_many_features_are_asked_for_in_blocks(monkeypatch):
     weight, bias = affine_map(module, Shape("last", (6,), 4))
     torch.testing.assert_close(weight, module.weight.T, rtol=0, atol=3e-5)
     assert torch.equal(bias, module.bias)
+
+
+def test_small_features_beside_a_large_bias():
+    class Own(nn.Linear):
+        """A subclass, whose weight is read off its answers."""
+
+    module = Own(12, 4)
+    nn.init.constant_(module.bias, 3.0)
+    weight, bias = affine_map(module, Shape("last", (12,), 4), size=2.0**-20)
+    torch.testing.assert_close(weight, module.weight.detach(), rtol=1e-5, atol=1e-6)
+    assert torch.equal(bias, module.bias.detach())

@@ -1,0 +1,1 @@
+"""Real models and trainers, each measured by the callbacks and from its own features in float64."""
