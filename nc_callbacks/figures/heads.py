@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from nc_callbacks.figures.style import label_axes
 
@@ -38,6 +39,7 @@ def heads_figure(cells: Sequence[Row]) -> Figure:
             axes.plot(best, [of[method] for of in own], marker, color=color, label=label, ms=6, alpha=0.85)
         name = {"relu": "ReLU"}.get(activation, activation)
         label_axes(axes, f"{name} network", "accuracy without training", "accuracy of the best trained head")
+        axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.set_xlim(0, 1.02)
         axes.set_ylim(0, 1.02)
         axes.set_aspect("equal")

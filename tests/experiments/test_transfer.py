@@ -132,16 +132,22 @@ def test_scores_of_a_source():
 
 def test_rank_correlations_are_scipys():
     generator = np.random.default_rng(0)
-    keys = ("cm_accuracy", "ncm_accuracy", "logistic_1_percent", "minus_nc1", "trained_head")
+    keys = (*source_selection.RANKINGS, "trained_head")
     rows = [
-        {"target": t, "source": s} | dict(zip(keys, generator.random(5), strict=True)) for t in "ab" for s in range(6)
+        {"target": t, "source": s} | dict(zip(keys, generator.random(len(keys)), strict=True))
+        for t in "ab"
+        for s in range(6)
     ]
     for row in rank_correlations(rows):
         taus = []
+        regrets = []
         for target in "ab":
             own = [r for r in rows if r["target"] == target]
             taus.append(kendalltau([r[row["ranking"]] for r in own], [r["trained_head"] for r in own])[0])
             assert row[target] == pytest.approx(taus[-1])
+            chosen = max(own, key=lambda r: r[row["ranking"]])
+            regrets.append(100 * (max(r["trained_head"] for r in own) - chosen["trained_head"]))
+        assert row["regret"] == pytest.approx(np.mean(regrets))
         assert row["mean"] == pytest.approx(np.mean(taus))
 
 
@@ -178,7 +184,7 @@ def test_source_selection_runs_on_digits_alone(tmp_path):
     rows = read(tmp_path / "scores.csv")
     assert [(row["target"], row["source"]) for row in rows] == [("digits", name) for name in "abc"]
     assert all(0 < float(row["cm_accuracy"]) < float(row["trained_head"]) <= 1 for row in rows)
-    assert len(read(tmp_path / "kendall.csv")) == 4
+    assert len(read(tmp_path / "kendall.csv")) == len(source_selection.RANKINGS)
     assert picture(tmp_path / "source_selection.png").shape[1] > 500
 
 
