@@ -63,8 +63,9 @@ def run(
     ``scores.csv`` has one row per seed, source and target: the scores of `rank_sources` (``ncm_accuracy`` is its
     nearest class mean); rivals that need all features or the source's classifier, five nearest neighbours, LEEP, NCE
     and a logistic regression on 1 % of the target's training data (mean over `draws`); and the accuracy of one fitted
-    to all of it until it converges (``trained_head``). ``kendall.csv`` has, for each score, Kendall's τ with it (mean over seeds, by target), their mean with its standard error over seeds, the mean of the weighted τ, and the
-    regret: by how many points the source ranked first is worse than the best.
+    to all of it until it converges (``trained_head``). ``kendall.csv`` has, for each score, Kendall's τ with it (mean
+    over seeds, by target), their mean with its standard error over seeds, the mean of the weighted τ, and the regret:
+    by how many points the source ranked first is worse than the best.
 
     Args:
         config: The configuration of `train.py`: model, loss, optimizer, trainer, and where the data lies.

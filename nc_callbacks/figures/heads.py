@@ -29,7 +29,7 @@ def heads_figure(cells: Sequence[Row]) -> Figure:
         cell = (row["activation"], row["data"], row["variance"], row["samples"])
         by_cell.setdefault(cell, {})[row["method"]] = row["accuracy"]
     activations = list(dict.fromkeys(cell[0] for cell in by_cell))
-    figure = Figure(figsize=(4.2 * len(activations), 4.2), layout="constrained")
+    figure = Figure(figsize=(4.2 * len(activations), 4.4), layout="constrained")
     panels = figure.subplots(1, len(activations), squeeze=False, sharex=True, sharey=True)[0]
     for axes, activation in zip(panels, activations, strict=True):
         own = [of for cell, of in by_cell.items() if cell[0] == activation]
@@ -42,7 +42,7 @@ def heads_figure(cells: Sequence[Row]) -> Figure:
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.set_xlim(0, 1.02)
         axes.set_ylim(0, 1.02)
-        axes.set_aspect("equal")
+        axes.set_box_aspect(1)
         axes.text(0.4, 0.44, "as good as trained", rotation=45, rotation_mode="anchor", fontsize=8, color="0.4")
     panels[0].legend(frameon=False, fontsize=9, loc="upper left")
     return figure
@@ -57,8 +57,8 @@ def starts_figure(curves: Sequence[Row]) -> Figure:
         curves: With ``data``, ``activation``, ``variance``, ``samples``, ``method``, ``seed``, ``step``, ``accuracy``.
     """
     panels = list(dict.fromkeys((row["data"], row["activation"]) for row in curves))
-    columns = min(len(panels), 4)
-    figure = Figure(figsize=(3.4 * columns, 3.3 * -(-len(panels) // columns)), layout="constrained")
+    columns = min(len(panels), 2)
+    figure = Figure(figsize=(4.4 * columns, 3.0 * -(-len(panels) // columns)), layout="constrained")
     for axes, (data, activation) in zip(
         figure.subplots(-(-len(panels) // columns), columns, squeeze=False).flat, panels, strict=False
     ):
