@@ -53,6 +53,8 @@ class NeuralCollapse(CollapseCallback):
             1,000 classes) and ``minority_collapse``.
         standard_errors: Add ``nc1_corrected`` and ``nc1_cdnv_corrected``, without the bias of few samples a class, and
             their standard errors ``nc1_error`` and ``nc1_cdnv_error``.
+        lda_accuracy: Add ``lda_accuracy`` at every layer, that of the class means of the training split whitened by Σ_W
+            (`nc_callbacks.functional.whitened_weight`): what a linear head can make of the layer without training.
 
     The other arguments are those of all callbacks: see `nc_callbacks.callbacks.base.CollapseCallback`.
 
@@ -89,6 +91,7 @@ class NeuralCollapse(CollapseCallback):
         mse_weight_decay: float | None = None,
         unbalanced: bool = False,
         standard_errors: bool = False,
+        lda_accuracy: bool = False,
     ) -> None:
         if mse_weight_decay is not None and mse_weight_decay < 0:
             raise ValueError(f"mse_weight_decay must be at least 0, got {mse_weight_decay}.")
@@ -113,16 +116,17 @@ class NeuralCollapse(CollapseCallback):
         self.mse_weight_decay = mse_weight_decay
         self.unbalanced = unbalanced
         self.standard_errors = standard_errors
+        self.lda_accuracy = lda_accuracy
 
     @property
     def needs(self) -> Needs:
-        of_layer = LayerNeeds("pooled", nearest_mean=True)
+        of_layer = LayerNeeds("pooled", nearest_mean=True, whitened=self.lda_accuracy)
         layers = dict.fromkeys(self.layers, of_layer)
         return Needs(of_layer, layers, accuracy=True, mismatch=True, ood_loader=self.ood_loader)
 
     @property
     def settings(self) -> tuple[Any, ...]:
-        return (*super().settings, self.ood_loader, self.mse_weight_decay, self.standard_errors)
+        return (*super().settings, self.ood_loader, self.mse_weight_decay, self.standard_errors, self.lda_accuracy)
 
     def measure(self, observation: Observation) -> Measurement:
         moments, classifier = observation.moments, observation.classifier
@@ -130,6 +134,8 @@ class NeuralCollapse(CollapseCallback):
         # These centre the means for themselves: where classes are many, no other copy shall stand beside theirs.
         tensors = self._of_means(observation, centre)
         shares: dict[str, float | None] = {"ncc_accuracy": observation.nearest_mean_accuracy}
+        if self.lda_accuracy:
+            shares["lda_accuracy"] = observation.whitened_accuracy
         if classifier is not None:
             tensors |= self._of_classifier(classifier, moments, centre)
             shares |= {"nc4": classifier.mismatch, "accuracy": classifier.accuracy}

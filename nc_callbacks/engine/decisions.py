@@ -6,12 +6,13 @@ import copy
 from collections.abc import Iterable
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from nc_callbacks.distributed import Ranks
 from nc_callbacks.engine.buffer import Samples
 from nc_callbacks.engine.request import Needs
-from nc_callbacks.functional import centred_mean_weight, nearest_mean
+from nc_callbacks.functional import centred_mean_weight, nearest_mean, whitened_weight
 from nc_callbacks.statistics import ClassMoments
 
 
@@ -32,12 +33,17 @@ class Decisions:
         # A class without training samples, or with features that are not finite, has no mean to be near to.
         self.classes = {layer: m.means.isfinite().all(1).nonzero().squeeze(1) for layer, m in moments.items()}
         self.means = {layer: m.means[self.classes[layer]] for layer, m in moments.items()}
+        self.precision = {layer: m.precision for layer, m in moments.items()}
+        asked = [layer for layer in moments if needs.at(layer, head).whitened]
+        found = {layer: _whitened(layer, moments[layer]) for layer in asked}
+        self.whitened = {layer: linear for layer, linear in found.items() if linear is not None}
         self.counts = {name: self.classes[head].new_zeros(()) for name in ("samples", *self._asked(moments))}
 
     def _asked(self, layers: Iterable[str]) -> list[str]:
         nearest = [f"nearest {layer}" for layer in layers if self.needs.at(layer, self.head).nearest_mean]
         return [
             *nearest,
+            *(f"whitened {layer}" for layer in self.whitened),
             *(["mismatch"] if self.needs.mismatch else []),
             *(["centred means"] if self.needs.centred_means else []),
         ]
@@ -59,6 +65,10 @@ class Decisions:
         for layer, rows in samples.features.items():
             if layer in self.classes and len(self.classes[layer]) >= 2:
                 self._add_nearest(layer, rows, samples)
+            if layer in self.whitened:
+                weight, bias = self.whitened[layer]
+                answers = (rows.to(weight.dtype) @ weight.T + bias).argmax(1)
+                self.counts[f"whitened {layer}"] += samples.total(answers == samples.targets)
         if self.needs.centred_means and len(self.classes[self.head]) >= 2:
             self._add_centred_means(samples)
 
@@ -77,7 +87,8 @@ class Decisions:
 
     def _add_centred_means(self, samples: Samples) -> None:
         classes, means = self.classes[self.head], self.means[self.head]
-        logits = samples.features[self.head].to(means.dtype) @ centred_mean_weight(means, "none").T
+        weight = centred_mean_weight(means, "none", self.precision[self.head])
+        logits = samples.features[self.head].to(means.dtype) @ weight.T
         self.counts["centred means"] += samples.total(classes[logits.argmax(1)] == samples.targets)
 
     def shares(self) -> dict[str, float]:
@@ -85,3 +96,16 @@ class Decisions:
         totals = self.ranks.sum(torch.stack(list(self.counts.values()))).tolist()
         named = dict(zip(self.counts, totals, strict=True))
         return {name: count / max(named["samples"], 1) for name, count in named.items()}
+
+
+def _whitened(layer: str, moments: ClassMoments) -> tuple[Tensor, Tensor] | None:
+    """The whitened head, or a warning and None where there is none."""
+    try:
+        weight, bias = whitened_weight(moments)
+    except ValueError as error:
+        rank_zero_warn(f"lda_accuracy of {layer!r} is not measured: {error}")
+        return None
+    if not weight.isfinite().all():
+        rank_zero_warn(f"lda_accuracy of {layer!r} is not measured: its features are not finite.")
+        return None
+    return weight, bias

@@ -46,6 +46,8 @@ class Observation:
     """At the classifier's input only."""
     ood_mean: Float[Tensor, " p"] | None = None
     """Feature mean of the out-of-distribution data, where there is any."""
+    whitened_accuracy: float | None = None
+    """Share of samples that the whitened class means (of the training split) classify rightly; None without those."""
     present: Bool[Tensor, " all"] | None = None
     """Which classes the rows stand for, where `of_present_classes` has dropped some."""
 

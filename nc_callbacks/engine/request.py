@@ -43,6 +43,8 @@ class LayerNeeds:
     """How often the nearest class mean is right, which needs the final class means."""
     averaged: bool | None = None
     """Whether the features are averaged over positions; None where it does not matter."""
+    whitened: bool = False
+    """How often the whitened class means are right, which needs those, and Σ_W."""
 
     def __or__(self, other: LayerNeeds) -> LayerNeeds:
         if {self.averaged, other.averaged} >= {True, False}:
@@ -52,7 +54,13 @@ class LayerNeeds:
             )
         covariance = max(self.covariance, other.covariance, key=_COVARIANCES.index)
         averaged = other.averaged if self.averaged is None else self.averaged
-        return LayerNeeds(covariance, self.nearest_mean or other.nearest_mean, averaged)
+        nearest, whitened = self.nearest_mean or other.nearest_mean, self.whitened or other.whitened
+        return LayerNeeds(covariance, nearest, averaged, whitened)
+
+    @property
+    def decisions(self) -> bool:
+        """Whether something needs the final class means."""
+        return self.nearest_mean or self.whitened
 
 
 @dataclass(frozen=True)
@@ -81,7 +89,7 @@ class Needs:
     @property
     def decisions(self) -> bool:
         """Whether something needs the final class means: a cache of features, or a second pass."""
-        nearest = any(needs.nearest_mean for needs in (self.head, *self.layers.values()))
+        nearest = any(needs.decisions for needs in (self.head, *self.layers.values()))
         return nearest or self.mismatch or self.centred_means
 
     def at(self, layer: str, head: str) -> LayerNeeds:

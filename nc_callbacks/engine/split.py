@@ -130,7 +130,12 @@ class SplitStatistics:
         shares = {} if decisions is None else decisions.shares()
         observations = {
             layer: Observation(
-                split, layer, moments, shares.get(f"nearest {layer}"), ood_mean=(ood_means or {}).get(layer)
+                split,
+                layer,
+                moments,
+                shares.get(f"nearest {layer}"),
+                ood_mean=(ood_means or {}).get(layer),
+                whitened_accuracy=shares.get(f"whitened {layer}"),
             )
             for layer, moments in self.moments().items()
         }
@@ -176,7 +181,5 @@ def _cache(needs: Needs, tap: Tap, budget: Budget | None) -> Cache | None:
     if budget is None or not needs.decisions:
         return None
     of_head = needs.mismatch or needs.centred_means
-    layers = [
-        layer for layer in tap.modules if needs.at(layer, tap.head).nearest_mean or (of_head and layer == tap.head)
-    ]
+    layers = [layer for layer in tap.modules if needs.at(layer, tap.head).decisions or (of_head and layer == tap.head)]
     return Cache(budget, layers, outputs=needs.mismatch)

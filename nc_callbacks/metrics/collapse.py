@@ -181,6 +181,11 @@ NC4 = (
         "ncc_accuracy", "NC4", "Accuracy", "nearest class mean", ideal=1, toward="up", layers=True,
         definition=_ACCURACIES, source=PAPYAN, title="Accuracy of the nearest class mean",
     ),
+    _share(
+        "lda_accuracy", "NC4", "Accuracy", "whitened class means", ideal=1, toward="up", layers=True,
+        definition="accuracy of the class means whitened by Σ_W, with `lda_accuracy=True`", source="Fisher 1936",
+        on_demand="lda_accuracy", title="Accuracy of the whitened class means",
+    ),
     _row(
         "tpt", "NC4", "Terminal phase of training", "terminal phase", "1 where the training error is 0",
         range=(0, 1), ideal=1, toward="up", splits=("train",),

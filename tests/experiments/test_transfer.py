@@ -179,6 +179,8 @@ def test_source_selection_runs_on_digits_alone(tmp_path):
         f"task.sources=[{','.join(sources)}]",
         "task.targets=[{name: digits, data: digits, variance: 0}]",
         "task.samples=300",
+        "task.seeds=1",
+        "task.strengths=[1]",
         "task.image_size=8",
     )
     rows = read(tmp_path / "scores.csv")

@@ -16,7 +16,13 @@ SCALARS = {name for name, metric in METRICS.items() if metric.axis == "scalar"}
 
 
 ON_DEMAND = {
-    NeuralCollapse: {"ood_loader": loader(3), "mse_weight_decay": 0.1, "unbalanced": True, "standard_errors": True},
+    NeuralCollapse: {
+        "ood_loader": loader(3),
+        "mse_weight_decay": 0.1,
+        "unbalanced": True,
+        "standard_errors": True,
+        "lda_accuracy": True,
+    },
     WeightMeanAlignment: {"a2_residual": True, "implicit": "full", "standard_errors": True},
     QuasiInterpolation: {"samples": [0, 1]},
     FeatureSpectrum: {"by_class": True},
