@@ -12,6 +12,9 @@ from tests.processes import python
 
 pytest.importorskip("wandb_workspaces", reason="needs wandb-workspaces (pip install wandb-workspaces)")
 
+# The line over depth needs three layers.
+ON_DEMAND = ["--on-demand", "--layers", "body.0", "body.4"]
+
 
 @pytest.fixture
 def printed(capsys):
@@ -36,7 +39,7 @@ def keys(spec):
         ([], {"splits": ["train", "val"]}),
         (["--splits", "train"], {}),
         (["--layers", "body.4"], {"splits": ["train", "val"], "layers": ["body.4"]}),
-        (["--on-demand", "--layers", "body.4"], {"splits": ["train", "val"], "layers": ["body.4"], "on_demand": True}),
+        (ON_DEMAND, {"splits": ["train", "val"], "layers": ["body.0", "body.4"], "on_demand": True}),
     ],
     ids=["default", "train", "layer", "on demand"],
 )

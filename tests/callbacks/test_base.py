@@ -62,9 +62,9 @@ class TestSchedule:
         callbacks.append(NeuralCollapse(prefix="val", splits=["val"]))
         trainer(*callbacks, max_epochs=2, num_sanity_val_steps=0).fit(model, loader(), loader(1))
         batches, epochs = 5, 2
-        # Three calls find the classifier, and one tries each loader; Lightning's own validation and the looks at both
+        # Four calls find the classifier, and one tries each loader; Lightning's own validation and the looks at both
         # loaders follow.
-        assert model.looks == 5 + epochs * (batches + 2 * batches)
+        assert model.looks == 6 + epochs * (batches + 2 * batches)
         assert callbacks[0].latest["nc/train/nc1"] == callbacks[1].latest["same/train/nc1"]
         assert "val/val/nc1" in callbacks[2].latest
 

@@ -44,7 +44,7 @@ def test_file_holds_the_looks(tmp_path):
     np.testing.assert_array_equal(per_class.values, expected)
     assert looks["nc/train/sqi_samples"].values.shape == (5, 2, 3 + 4)
     assert {"nc/train/body.4/class_mean_cosines", "nc/train/explained_variance"} <= set(looks)
-    assert not any(key.endswith(("singular_values", "cumulative_explained_variance")) for key in looks)
+    assert not any(key.endswith(("/singular_values", "cumulative_explained_variance")) for key in looks)
     assert all(look.step == 1 for look in looks.values())
 
 
