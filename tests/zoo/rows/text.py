@@ -161,7 +161,6 @@ MODELS: list[tuple[Callable[..., Setup], str, Mapping[str, Any], str]] = [
         "classification_head.out_proj",
     ),
     (_pictures, "ViTForImageClassification", _IMAGE, "classifier"),
-    (_pictures, "DeiTForImageClassification", _IMAGE, "classifier"),
     (_pictures, "DeiTForImageClassificationWithTeacher", _IMAGE, "cls_classifier"),
     (_pictures, "BeitForImageClassification", _IMAGE, "classifier"),
     (_pictures, "Dinov2ForImageClassification", _IMAGE, "classifier"),
