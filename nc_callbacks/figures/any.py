@@ -49,7 +49,7 @@ def plot_value(
     if dimensions == 0:
         title = metric.title + (of_one if len(keys) == 1 else "")
         plot_metric(axes, history, keys, title, metric.unit, metric.log)
-    elif dimensions == 2:
+    elif last is not None and dimensions == 2:
         plot_pairs(axes, last, metric, first.title)
     elif metric.axis == "direction":
         for key in keys:

@@ -152,8 +152,8 @@ def _plot(
         axes.axvline(free, color="0.6", lw=0.9)
     label_axes(axes, title, metrics[0].unit)
     axes.set_title(title, fontsize=10, y=1.02)
-    if axes.get_legend() is not None:
-        axes.get_legend().remove()
+    if (legend := axes.get_legend()) is not None:
+        legend.remove()
     if len(names) > 1:
         # Wider than its axes, a legend would push the panels apart.
         wide = sum(len(METRICS[name].label) for name in names) > 26
