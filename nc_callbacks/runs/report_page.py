@@ -89,7 +89,8 @@ class ReportPage(LookRecorder):
         for callback in _callbacks(trainer):
             for record in callback.history:
                 numbers = {key: value for key, value in record.items() if isinstance(value, (int, float))}
-                self.curves.log_metrics(numbers, numbers.pop("step", None))
+                step = numbers.pop("step", None)
+                self.curves.log_metrics(numbers, None if step is None else int(step))
         self.curves.forget_from(trainer.current_epoch)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
