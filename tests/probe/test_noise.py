@@ -42,8 +42,9 @@ def test_noise_in_the_features(draw, head):
 
 @pytest.mark.parametrize("draw", GENERATORS.values(), ids=GENERATORS)
 def test_noise_goes_on_as_if_none_had_been_drawn(draw):
+    model = Noisy(draw=draw)
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
-    check(Noisy(draw=draw))
+    check(model)
     assert random.getstate() == states[0]
     assert all(np.array_equal(a, b) for a, b in zip(np.random.get_state(), states[1], strict=True))  # noqa: NPY002
     assert torch.equal(torch.get_rng_state(), states[2])
