@@ -8,6 +8,8 @@ from tests.processes import ROOT, python
 
 EXAMPLES = ROOT / "examples"
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("*.py") if "incremental" not in path.name))
 def test_runs_and_collapses(name):

@@ -8,6 +8,8 @@ from nc_callbacks.report import write_report
 from nc_callbacks.runs.folder import read
 from tests.processes import ROOT, python
 
+pytestmark = pytest.mark.slow
+
 QUICK = ("trainer=cpu", "trainer.max_epochs=2", "model=mlp", *(f"callbacks.{name}.figures=false" for name in (
     "neural_collapse", "weight_mean_alignment", "quasi_interpolation", "feature_spectrum"
 )))  # fmt: skip

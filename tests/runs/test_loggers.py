@@ -51,6 +51,7 @@ def of_kind(records, kind):
     return [getattr(record, kind) for record in records if record.WhichOneof("record_type") == kind]
 
 
+@pytest.mark.slow
 def test_wandb_run_a_job(wandb_sweep):
     _, runs, _ = wandb_sweep
     (first,), (second,) = (of_kind(records, "run") for records in runs)
@@ -64,12 +65,14 @@ def test_wandb_run_a_job(wandb_sweep):
     assert config["trainer"]["max_epochs"] == 2
 
 
+@pytest.mark.slow
 def test_wandb_has_the_epoch_as_x_axis(wandb_sweep):
     axes = {given.glob_name or given.name: given.step_metric for given in of_kind(wandb_sweep[1][1], "metric")}
     assert axes["*"] == "epoch"
     assert axes["epoch"] == ""
 
 
+@pytest.mark.slow
 def test_wandb_scalars_are_those_of_the_csv(wandb_sweep):
     folder, runs, _ = wandb_sweep
     found = {}
@@ -84,6 +87,7 @@ def test_wandb_scalars_are_those_of_the_csv(wandb_sweep):
         assert found[name] == pytest.approx(values, rel=1e-5), name
 
 
+@pytest.mark.slow
 def test_wandb_figures_and_tables(wandb_sweep):
     folder, runs, files = wandb_sweep
     last = {key(item): json.loads(item.value_json) for item in of_kind(runs[1], "history")[-1].item}
@@ -101,6 +105,7 @@ def test_wandb_figures_and_tables(wandb_sweep):
     assert sum(cosines) / 10 == pytest.approx(logged(folder / "1")["nc/train/wm_cosine"][1], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_tensorboard(tmp_path):
     from matplotlib.image import imread
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

@@ -162,6 +162,7 @@ LAST = {
 """Values of the last look, by figure, metric and index."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("figure", FIGURES)
 def test_figure_and_csv_show_what_finished_runs_measured(figure, tmp_path):
     picture, table = draw_paper_figure(sweep_of(tmp_path), figure)
@@ -276,6 +277,7 @@ def test_full_scale_without_its_data_says_where_it_was_looked_for(tmp_path):
     assert not list(tmp_path.rglob("*.png"))
 
 
+@pytest.mark.slow
 def test_one_command_leaves_figure_and_csv(tmp_path):
     names = ("neural_collapse", "weight_mean_alignment", "quasi_interpolation", "feature_spectrum")
     without_figures = [f"callbacks.{name}.figures=false" for name in names]
