@@ -164,7 +164,11 @@ class Scripted(nn.Module):
         return x * self.scale
 
 
-def test_settings():
+def test_settings(request):
+    before = global_settings()
+    request.addfinalizer(lambda: put_back_settings(before))
+    # A trainer of another test may have left it on.
+    torch.use_deterministic_algorithms(False)
     held = global_settings()
     torch.set_default_dtype(torch.float64)
     torch.use_deterministic_algorithms(True, warn_only=True)
