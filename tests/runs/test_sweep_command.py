@@ -67,7 +67,17 @@ def files(folder):
 
 
 HYDRA_FILES = [".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml"]
-RUN_FILES = [*HYDRA_FILES, "hparams.yaml", "metrics.csv", "report.html", "summary.json", "train.log"]
+LEFT_BY_ALL = [
+    *HYDRA_FILES,
+    "data.json",
+    "hparams.yaml",
+    "looks.npz",
+    "metrics.csv",
+    "report.html",
+    "summary.json",
+    "train.log",
+]
+RUN_FILES = [*LEFT_BY_ALL, "figures/summary.png"]
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +108,7 @@ def test_a_failing_process_ends_its_job_and_no_other(processes_sweep):
 def test_each_job_ran_once_in_its_folder(processes_sweep):
     folder = processes_sweep[0] / "sweep"
     assert files(folder / "1") == sorted(RUN_FILES)
-    assert set(files(folder / "0")) <= {*HYDRA_FILES, "hparams.yaml", "metrics.csv", "train.log", "error.json"}
+    assert set(files(folder / "0")) <= {*LEFT_BY_ALL, "error.json"}
     assert sorted(path.name for path in folder.iterdir()) == ["0", "1", "multirun.yaml", "report.html", "sweep.csv"]
     printed = processes_sweep[2].stdout
     assert printed.count("Run folder:") == printed.count("Sweep folder:") == 1

@@ -16,7 +16,9 @@ import torch
 from nc_callbacks.statistics import ClassStatistics
 
 def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    # Of this program alone: `ru_maxrss` keeps that of the process which started it.
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
 def gathered(k, p, covariance):
     statistics = ClassStatistics(k, covariance=covariance)
