@@ -142,7 +142,7 @@ def class_separation(
         warnings.warn(directions.warning(precision), stacklevel=3)
     if not len(directions.singular):
         return (within.trace() / 0).to(dtype)
-    share = (counts / counts.sum()).to(means.dtype)
+    share = counts.to(means.dtype) / counts.sum()
     rows = share.sqrt()[:, None] * ((means - share @ means) @ directions.kept)
     inner = directions.kept.T @ product(within, directions.kept)
     return torch.linalg.solve(rows.T @ rows, inner).trace().clamp(min=0).to(dtype)
