@@ -21,6 +21,7 @@ from nc_callbacks.engine.request import LayerNeeds, Needs
 from nc_callbacks.functional.pairs import pair_metrics
 from nc_callbacks.functional.rounding import centred as centred_at
 from nc_callbacks.functional.rounding import rounding_of_sums
+from nc_callbacks.functional.variability import nc1_and_separation
 from nc_callbacks.probe import Pool
 from nc_callbacks.statistics import ClassMoments
 
@@ -162,10 +163,11 @@ class NeuralCollapse(CollapseCallback):
     def _of_means(self, observation: Observation, centre: Tensor | None) -> dict[str, Tensor]:
         moments = observation.moments
         assert moments.within is not None
+        nc1, separation = nc1_and_separation(moments.within, moments.means, moments.counts, centre, moments.precision)
         tensors = {
-            "nc1": F_nc.nc1(moments.within, moments.means, centre, moments.precision),
+            "nc1": nc1,
             "nc1_quotient": F_nc.nc1_quotient(moments.within, moments.means, centre, moments.precision),
-            "class_separation": F_nc.class_separation(moments.within, moments.means, moments.counts, moments.precision),
+            "class_separation": separation,
         }
         if observation.ood_mean is not None and self.ood_loader is not None:
             tensors["nc5"] = F_nc.nc5(moments.means, observation.ood_mean)

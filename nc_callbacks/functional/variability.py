@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -17,7 +18,7 @@ from nc_callbacks.functional._common import (
     product,
     scaled,
 )
-from nc_callbacks.functional.directions import DIGITS, directions_of
+from nc_callbacks.functional.directions import DIGITS, Directions, directions_of
 from nc_callbacks.functional.pairs import checked_traces, mean_variance_ratio
 from nc_callbacks.functional.rounding import (
     centred,
@@ -62,33 +63,7 @@ def nc1(
         >>> nc1(torch.eye(2) / 100, torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
         tensor(0.0050)
     """
-    dtype = common_dtype(within, means)
-    precision = checked_precision(precision, within, means, global_mean)
-    means = as_matrix("means", means)
-    k, p = means.shape
-    if within.shape != (p, p):
-        raise ValueError(f"within must be ({p}, {p}) to go with means of shape ({k}, {p}), got {tuple(within.shape)}.")
-    check_normal("within", within)
-    means, scale = scaled(means)
-    if scale != 1:
-        within = within.to(means.dtype) / scale / scale
-    if not (is_finite(means) and is_finite(within)):
-        return (torch.nan * (means.sum() + within.sum())).to(dtype)
-    centre, centre_precision = None, 0.0
-    if global_mean is not None:
-        centre, centre_precision = global_mean.to(means.dtype) / scale, precision_of(global_mean)
-    centred_means = deviations(means, centre)
-    with torch.no_grad():
-        directions = directions_of(means, within, precision, centre, centre_precision)
-    if directions.digits < DIGITS:
-        warnings.warn(directions.warning(precision), stacklevel=3)
-    if not len(directions.singular):
-        # Σ_B = 0, and the value is tr Σ_W / 0.
-        return (within.trace() / 0).to(dtype)
-    inverse = directions.kept / directions.singular
-    if centred_means.requires_grad:
-        inverse = directions.inverse(centred_means)
-    return (inverse * product(within, inverse)).sum().clamp(min=0).to(dtype)
+    return _nc1(_spread(within, means, global_mean, precision))
 
 
 @full_precision
@@ -120,32 +95,94 @@ def class_separation(
         >>> class_separation(torch.eye(2) / 100, means, torch.tensor([50, 50]))
         tensor(0.0100)
     """
+    return _separation(_spread(within, means, None, precision), counts)
+
+
+@full_precision
+def nc1_and_separation(
+    within: Float[Tensor, "p p"],
+    means: Float[Tensor, "k p"],
+    counts: Int[Tensor, " k"],
+    global_mean: Float[Tensor, " p"] | None,
+    precision: float,
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """`nc1` and `class_separation` by one search for the directions of the class means, with one warning at the most.
+
+    `global_mean` is an average of the class means.
+    """
+    spread = _spread(within, means, global_mean, precision)
+    return _nc1(spread), _separation(spread, counts)
+
+
+@dataclass(frozen=True)
+class _Spread:
+    """Σ_W and the class means, scaled together, and the directions that these have."""
+
+    within: Tensor
+    means: Tensor
+    centred: Tensor
+    directions: Directions | None
+    """None where an entry is not finite."""
+    dtype: torch.dtype
+    """Of the result."""
+
+    @property
+    def without_directions(self) -> Tensor | None:
+        """The value where there is none: NaN, or tr Σ_W / 0, for Σ_B = 0."""
+        if self.directions is None:
+            return (torch.nan * (self.means.sum() + self.within.sum())).to(self.dtype)
+        return None if len(self.directions.singular) else (self.within.trace() / 0).to(self.dtype)
+
+
+def _spread(within: Tensor, means: Tensor, global_mean: Tensor | None, precision: float | None) -> _Spread:
     dtype = common_dtype(within, means)
-    precision = checked_precision(precision, within, means)
+    precision = checked_precision(precision, within, means, global_mean)
     means = as_matrix("means", means)
     k, p = means.shape
-    if within.shape != (p, p) or counts.shape != (k,):
-        raise ValueError(
-            f"within must be ({p}, {p}) and counts ({k},) to go with means of shape ({k}, {p}), got "
-            f"{tuple(within.shape)} and {tuple(counts.shape)}."
-        )
+    if within.shape != (p, p):
+        raise ValueError(f"within must be ({p}, {p}) to go with means of shape ({k}, {p}), got {tuple(within.shape)}.")
     check_normal("within", within)
     means, scale = scaled(means)
     if scale != 1:
         within = within.to(means.dtype) / scale / scale
     if not (is_finite(means) and is_finite(within)):
-        return (torch.nan * (means.sum() + within.sum())).to(dtype)
+        return _Spread(within, means, means, None, dtype)
+    centre, centre_precision = None, 0.0
+    if global_mean is not None:
+        centre, centre_precision = global_mean.to(means.dtype) / scale, precision_of(global_mean)
+    centred_means = deviations(means, centre)
     with torch.no_grad():
-        # Weights turn the class means within their span, and none of its directions appears or goes.
-        directions = directions_of(means, within, precision)
+        directions = directions_of(means, within, precision, centre, centre_precision)
     if directions.digits < DIGITS:
-        warnings.warn(directions.warning(precision), stacklevel=3)
-    if not len(directions.singular):
-        return (within.trace() / 0).to(dtype)
-    share = counts.to(means.dtype) / counts.sum()
-    rows = share.sqrt()[:, None] * ((means - share @ means) @ directions.kept)
-    inner = directions.kept.T @ product(within, directions.kept)
-    return torch.linalg.solve(rows.T @ rows, inner).trace().clamp(min=0).to(dtype)
+        warnings.warn(directions.warning(precision), stacklevel=4)
+    return _Spread(within, means, centred_means, directions, dtype)
+
+
+def _nc1(spread: _Spread) -> Tensor:
+    if (value := spread.without_directions) is not None:
+        return value
+    assert spread.directions is not None
+    inverse = spread.directions.kept / spread.directions.singular
+    if spread.centred.requires_grad:
+        inverse = spread.directions.inverse(spread.centred)
+    return (inverse * product(spread.within, inverse)).sum().clamp(min=0).to(spread.dtype)
+
+
+def _separation(spread: _Spread, counts: Tensor) -> Tensor:
+    k = len(spread.means)
+    if counts.shape != (k,):
+        raise ValueError(
+            f"counts must be ({k},) to go with means of shape {tuple(spread.means.shape)}, got {tuple(counts.shape)}."
+        )
+    if (value := spread.without_directions) is not None:
+        return value
+    assert spread.directions is not None
+    kept = spread.directions.kept
+    share = counts.to(spread.means.dtype) / counts.sum()
+    # Weights turn the class means within their span: none of its directions appears or goes.
+    rows = share.sqrt()[:, None] * ((spread.means - share @ spread.means) @ kept)
+    inner = kept.T @ product(spread.within, kept)
+    return torch.linalg.solve(rows.T @ rows, inner).trace().clamp(min=0).to(spread.dtype)
 
 
 @full_precision
