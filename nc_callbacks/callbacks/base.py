@@ -32,7 +32,7 @@ from nc_callbacks.engine.session import Watch, session_of
 from nc_callbacks.engine.trainer import selects, state_key
 from nc_callbacks.metrics import LogKey
 from nc_callbacks.probe import Pool
-from nc_callbacks.probe.depth import is_pattern
+from nc_callbacks.probe.depth import has_patterns
 
 
 class CollapseCallback(SessionHooks):
@@ -49,7 +49,7 @@ class CollapseCallback(SessionHooks):
     Args:
         head: Dotted name of the classifier; by default it is found (see `nc_callbacks.probe.find_head`).
         layers: Dotted names of further modules whose input is watched, or patterns such as ``"encoder.layer.*"``;
-            ``"blocks"`` for a model's residual or transformer blocks, ``"all"`` for its modules with a weight matrix;
+            alone, ``"blocks"`` for a model's residual or transformer blocks, ``"all"`` for its modules with a weight;
             those by patterns are averaged over positions of maps and sequences.
         every_n_epochs: Look after every n-th epoch.
         epochs: Look after these epochs instead (the trainer's numbers, from 0), or ``"log"`` for ten per decade. With
@@ -114,8 +114,9 @@ class CollapseCallback(SessionHooks):
         verify: bool = False,
     ) -> None:
         check_arguments(layers, every_n_epochs, epochs, splits, mode, figures, pool, global_mean, prefix)
-        self.given_layers = (layers,) if isinstance(layers, str) else tuple(layers)
-        self.layers, self.splits, self.mode = self.given_layers, tuple(splits), mode
+        self.given_layers = layers if isinstance(layers, str) else tuple(layers)
+        self.layers: tuple[str, ...] = () if has_patterns(layers) else tuple(layers)
+        self.splits, self.mode = tuple(splits), mode
         self.schedule = Schedule.of(every_n_epochs, epochs)
         self.cache_bytes = None if feature_cache is None else parse_bytes(feature_cache)
         self.figures, self.prefix, self.global_mean = figures, prefix, global_mean
@@ -182,7 +183,7 @@ class CollapseCallback(SessionHooks):
 
     def _ask(self) -> Needs:
         needs = self.needs
-        averaged = self.given.pool is None and any(map(is_pattern, self.given_layers))
+        averaged = self.given.pool is None and has_patterns(self.given_layers)
         layers = {name: replace(needs_of, averaged=averaged) for name, needs_of in needs.layers.items()}
         return replace(needs, layers=layers)
 

@@ -11,14 +11,14 @@ from nc_callbacks.callbacks.views import Views
 from nc_callbacks.engine.observation import Observations
 from nc_callbacks.engine.session import Watch, close, session_of
 from nc_callbacks.engine.trainer import by_split, makes_layers_later, refuse_strategy
-from nc_callbacks.probe.depth import expanded, is_pattern
+from nc_callbacks.probe.depth import expanded, has_patterns
 
 
 class SessionHooks(Views):
     """A callback that watches through the session of its trainer."""
 
     watch: Watch
-    given_layers: tuple[str, ...]
+    given_layers: tuple[str, ...] | str
     """As the user gave them, patterns among them."""
     layers: tuple[str, ...]
     """By name."""
@@ -40,7 +40,7 @@ class SessionHooks(Views):
 
     def _find_layers(self, model: LightningModule, made: bool = True) -> None:
         """Find the layers that are given by patterns, where the model has made its layers."""
-        if made and any(map(is_pattern, self.given_layers)):
+        if made and has_patterns(self.given_layers):
             self.layers = expanded(model, self.given_layers)
             if hasattr(self, "watch"):
                 self.watch.layers = self.layers

@@ -15,7 +15,6 @@ from nc_callbacks.engine.passes import Passes
 from nc_callbacks.engine.request import Needs, Source
 from nc_callbacks.engine.trainer import makes_layers_later, overrides
 from nc_callbacks.probe import Batch, Head, Tap
-from nc_callbacks.probe.depth import is_pattern
 from nc_callbacks.statistics import ClassStatistics
 
 MAX_FEATURES = 32_768
@@ -157,5 +156,5 @@ def check_names(model: LightningModule, source: Source, layers: Sequence[str], m
     """
     if not made and makes_layers_later(model):
         return False
-    probe.check_names(model, source.head, [layer for layer in layers if not is_pattern(layer)])
+    probe.check_names(model, source.head, layers)
     return True

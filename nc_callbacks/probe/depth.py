@@ -14,18 +14,23 @@ ALL, BLOCKS = "all", "blocks"
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
-def is_pattern(layer: str) -> bool:
-    """Whether a layer is given by a pattern and not by its name."""
-    return layer in (ALL, BLOCKS) or "*" in layer
+def is_pattern(layers: str) -> bool:
+    """Whether a string that stands alone says which layers: in a list ``"blocks"`` is the name of a module."""
+    return layers in (ALL, BLOCKS) or "*" in layers
 
 
-def expanded(model: nn.Module, layers: Sequence[str]) -> tuple[str, ...]:
+def has_patterns(layers: Sequence[str] | str) -> bool:
+    """Whether some layers are not given by their names."""
+    return isinstance(layers, str) or any("*" in layer for layer in layers)
+
+
+def expanded(model: nn.Module, layers: Sequence[str] | str) -> tuple[str, ...]:
     """Dotted names of the modules that are meant, in the model's order where a pattern is given.
 
     Args:
         model: The model that holds them.
-        layers: Names; ``"blocks"``, see `blocks`; ``"all"``, the modules with a weight matrix; patterns such as
-            ``"encoder.layer.*"``, where ``*`` stands for any characters but a dot.
+        layers: Names, and patterns such as ``"encoder.layer.*"``, where ``*`` stands for any characters but a dot.
+            Alone, ``"blocks"``, see `blocks`, or ``"all"``, the modules with a weight matrix.
 
     Raises:
         ValueError: Nothing is found for a pattern.
@@ -35,25 +40,25 @@ def expanded(model: nn.Module, layers: Sequence[str]) -> tuple[str, ...]:
         >>> expanded(model, ["stem", "body.*"])
         ('stem', 'body.0', 'body.1')
     """
+    if layers in (ALL, BLOCKS):
+        return tuple(_refuse_none(model, str(layers), blocks(model) if layers == BLOCKS else list(candidates(model))))
     found: dict[str, None] = {}
-    for layer in layers:
+    for layer in [layers] if isinstance(layers, str) else layers:
         found.update(dict.fromkeys(_meant(model, layer)))
     return tuple(found)
 
 
 def _meant(model: nn.Module, layer: str) -> list[str]:
-    if not is_pattern(layer):
+    if "*" not in layer:
         return [layer]
-    if layer == BLOCKS:
-        names = blocks(model)
-    elif layer == ALL:
-        names = list(candidates(model))
-    else:
-        pattern = re.compile(re.escape(layer).replace(r"\*", "[^.]*"))
-        names = [name for name in named_modules(model) if pattern.fullmatch(name)]
+    pattern = re.compile(re.escape(layer).replace(r"\*", "[^.]*"))
+    return _refuse_none(model, layer, [name for name in named_modules(model) if pattern.fullmatch(name)])
+
+
+def _refuse_none(model: nn.Module, layers: str, names: list[str]) -> list[str]:
     if not names:
         raise ValueError(
-            f"layers={layer!r} finds nothing in {type(model).__name__}. Name the layers: modules with a weight matrix "
+            f"layers={layers!r} finds nothing in {type(model).__name__}. Name the layers: modules with a weight matrix "
             f"are {listed(candidates(model))}."
         )
     return names

@@ -39,7 +39,7 @@ def test_blocks_of_transformers():
 def test_layers_of_an_mlp():
     net = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3))
     assert blocks(net) == ["0", "2", "4"]
-    assert expanded(net, ["all"]) == ("0", "2", "4")
+    assert expanded(net, "all") == ("0", "2", "4")
 
 
 def test_a_star_stands_for_one_part_of_a_name():
@@ -48,3 +48,10 @@ def test_a_star_stands_for_one_part_of_a_name():
     assert expanded(net, ["*.*.*", "head", "layer.1"]) == ("layer.0.0", "head", "layer.1")
     with pytest.raises(ValueError, match=r"layers='stage\*' finds nothing in ModuleDict\. Name the layers"):
         expanded(net, ["stage*"])
+
+
+def test_in_a_list_blocks_is_the_name_of_a_module():
+    """As that of timm's vision transformers."""
+    net = nn.ModuleDict({"blocks": nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), "all": nn.Linear(2, 2)})
+    assert expanded(net, ["blocks", "all"]) == ("blocks", "all")
+    assert expanded(net, "blocks") == ("blocks.0", "blocks.1")
