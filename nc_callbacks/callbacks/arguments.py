@@ -23,6 +23,9 @@ GlobalMean = Literal["classes", "samples"]
 BatchFn = Callable[[Any], tuple[Any, Any]]
 ForwardFn = Callable[[LightningModule, Any], Any]
 
+LEAST_FEATURES = 16
+"""A projection to fewer keeps squared distances no better than a third."""
+
 
 def spelt_right(init: Callable[..., None]) -> Callable[..., None]:
     """An ``__init__`` that names the nearest of its arguments where one is misspelt.
@@ -59,6 +62,7 @@ def check_arguments(
     pool: str | None,
     global_mean: str,
     prefix: str,
+    max_features: int | None = None,
 ) -> None:
     """Refuse what is out of range.
 
@@ -80,6 +84,10 @@ def check_arguments(
         raise ValueError(f'pool must be None or "mean", got {pool!r}.')
     if global_mean not in ("classes", "samples"):
         raise ValueError(f'global_mean must be "classes" or "samples", got {global_mean!r}.')
+    if max_features is not None and max_features < LEAST_FEATURES:
+        raise ValueError(
+            f"max_features must be None or at least {LEAST_FEATURES}, for fewer keep no distances; got {max_features}."
+        )
     parts = prefix.split("/")
     if not all(parts) or set(SPLITS) & set(parts[1:]):
         raise ValueError(f'prefix must be a name such as "nc" or "study/nc", got {prefix!r}.')

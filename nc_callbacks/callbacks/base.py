@@ -75,6 +75,9 @@ class CollapseCallback(SessionHooks):
         ignore_index: Samples (or positions of a sequence) with this target are left out, as `torch.nn.CrossEntropyLoss`
             does; None for none.
         verify: Say in one warning what the first look has changed of model, data and random numbers.
+        max_features: Project the features of layers with more than these, at random and the same way each time, so that
+            memory and time are bounded. Distances are kept within a few percent (√(2/max_features) of their squares);
+            what they do not give is left out at such a layer, with what needs W (see docs/depth.md).
 
     Attributes:
         latest: Result of the last look: numbers, vectors and matrices by log key, with ``"epoch"`` and ``"step"``.
@@ -112,15 +115,16 @@ class CollapseCallback(SessionHooks):
         global_mean: GlobalMean = "classes",
         ignore_index: int | None = -100,
         verify: bool = False,
+        max_features: int | None = None,
     ) -> None:
-        check_arguments(layers, every_n_epochs, epochs, splits, mode, figures, pool, global_mean, prefix)
+        check_arguments(layers, every_n_epochs, epochs, splits, mode, figures, pool, global_mean, prefix, max_features)
         self.given_layers = layers if isinstance(layers, str) else tuple(layers)
         self.layers: tuple[str, ...] = () if has_patterns(layers) else tuple(layers)
         self.splits, self.mode = tuple(splits), mode
         self.schedule = Schedule.of(every_n_epochs, epochs)
         self.cache_bytes = None if feature_cache is None else parse_bytes(feature_cache)
         self.figures, self.prefix, self.global_mean = figures, prefix, global_mean
-        self.given = Source(head, pool, batch_fn, forward_fn, ignore_index, mode == "online")
+        self.given = Source(head, pool, batch_fn, forward_fn, ignore_index, mode == "online", max_features)
         self.verify = verify
         self.start_results()
 
@@ -160,6 +164,7 @@ class CollapseCallback(SessionHooks):
             splits=self.splits,
             global_mean=self.global_mean,
             mode=self.mode,
+            **({} if self.given.max_features is None else {"max_features": self.given.max_features}),
         )
 
     def make_watch(self) -> Watch:

@@ -60,6 +60,7 @@ class FeatureSpectrum(CollapseCallback):
         global_mean: GlobalMean = "classes",
         ignore_index: int | None = -100,
         verify: bool = False,
+        max_features: int | None = None,
         *,
         centred: bool = False,
         by_class: bool = False,
@@ -80,6 +81,7 @@ class FeatureSpectrum(CollapseCallback):
             global_mean,
             ignore_index,
             verify,
+            max_features,
         )
         self.centred = centred
         self.by_class = by_class

@@ -13,7 +13,7 @@ from torch import Tensor
 from nc_callbacks.engine.notices import Notices
 from nc_callbacks.engine.observation import Observation
 from nc_callbacks.engine.trainer import ranks_of
-from nc_callbacks.metrics import LogKey
+from nc_callbacks.metrics import LogKey, metric_of
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,8 @@ def measured(
         what = f"Measuring the {observation.split} split at {observation.layer!r} in epoch {trainer.current_epoch}"
         notices.of_failure(error, what, trainer.global_rank)
         return Measurement()
+    if observation.projected:
+        found = _kept_by_projection(found, observation.layer, notices)
     if observation.moments.nonfinite:
         return replace(found, numbers=dict.fromkeys(found.numbers, math.nan))
     return found
@@ -71,6 +73,32 @@ def _is_measurable(observation: Observation, head: str, epoch: int, notices: Not
         return measurable
     notices.once(f"one {split}", f"The {split} split has samples of one class only: nothing is measured on it.")
     return False
+
+
+def _kept_by_projection(found: Measurement, layer: str, notices: Notices) -> Measurement:
+    """What is right of features that are projected; warns once of what is left out.
+
+    Args:
+        found: All that was measured on them.
+        layer: Where.
+        notices: Give the warning.
+    """
+    lost = [name for part in (found.numbers, found.vectors, found.matrices) for name in part if not _is_kept(name)]
+    if lost:
+        notices.once(
+            f"projected {sorted(lost)}",
+            f"Left out at layers that max_features projects, such as {layer!r}, for a projection does not keep them: "
+            f"{', '.join(lost)}.",
+        )
+    return Measurement(
+        {name: value for name, value in found.numbers.items() if _is_kept(name)},
+        {name: value for name, value in found.vectors.items() if _is_kept(name)},
+        {name: value for name, value in found.matrices.items() if _is_kept(name)},
+    )
+
+
+def _is_kept(name: str) -> bool:
+    return metric_of(name).projected
 
 
 def keyed(place: LogKey, values: dict[str, Any]) -> dict[str, Any]:

@@ -87,6 +87,7 @@ class NeuralCollapse(CollapseCallback):
         global_mean: GlobalMean = "classes",
         ignore_index: int | None = -100,
         verify: bool = False,
+        max_features: int | None = None,
         *,
         ood_loader: Any = None,
         mse_weight_decay: float | None = None,
@@ -112,6 +113,7 @@ class NeuralCollapse(CollapseCallback):
             global_mean,
             ignore_index,
             verify,
+            max_features,
         )
         self.ood_loader = ood_loader
         self.mse_weight_decay = mse_weight_decay
@@ -195,9 +197,11 @@ class NeuralCollapse(CollapseCallback):
 
     def through_depth(self, layers: dict[str, Measurement]) -> dict[str, float]:
         order = [*(layer for layer in layers if layer), ""]
-        fuzziness = [layers[layer].numbers.get("class_separation", math.nan) for layer in order if layer in layers]
-        if len(fuzziness) < 3:
+        measured = [layers[layer].numbers for layer in order if layer in layers]
+        if len(measured) < 3 or any(numbers and "class_separation" not in numbers for numbers in measured):
+            # Of layers that are projected it is not known.
             return {}
+        fuzziness = [numbers.get("class_separation", math.nan) for numbers in measured]
         slope, fit = line(torch.tensor(fuzziness, dtype=torch.float64).log())
         return {"class_separation_slope": slope, "class_separation_fit": fit}
 

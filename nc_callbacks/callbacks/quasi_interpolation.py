@@ -77,6 +77,7 @@ class QuasiInterpolation(CollapseCallback):
         global_mean: GlobalMean = "classes",
         ignore_index: int | None = -100,
         verify: bool = False,
+        max_features: int | None = None,
         *,
         outputs: Outputs | None = None,
         samples: Sequence[int] = (),
@@ -99,6 +100,7 @@ class QuasiInterpolation(CollapseCallback):
             global_mean,
             ignore_index,
             verify,
+            max_features,
         )
         if samples and self.mode == "online":
             raise ValueError('samples need mode="epoch_end": training does not say which of its samples are which.')

@@ -71,6 +71,7 @@ class WeightMeanAlignment(CollapseCallback):
         global_mean: GlobalMean = "classes",
         ignore_index: int | None = -100,
         verify: bool = False,
+        max_features: int | None = None,
         *,
         a2_residual: bool = False,
         implicit: Literal["full", "published"] | None = None,
@@ -94,6 +95,7 @@ class WeightMeanAlignment(CollapseCallback):
             global_mean,
             ignore_index,
             verify,
+            max_features,
         )
         self.a2_residual = a2_residual
         self.implicit = implicit

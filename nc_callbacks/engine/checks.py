@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import chain, islice
 from typing import Any
 
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities import rank_zero_info
 
 from nc_callbacks import probe
 from nc_callbacks.data.loader import OwnLoader, own_loaders, single_loaders
+from nc_callbacks.engine.limits import len_of
 from nc_callbacks.engine.machine import said_of_memory
 from nc_callbacks.engine.passes import Passes
 from nc_callbacks.engine.request import Needs, Source
 from nc_callbacks.engine.trainer import makes_layers_later, overrides
+from nc_callbacks.engine.work import Work, now
 from nc_callbacks.probe import Batch, Head, Tap
+from nc_callbacks.probe.names import listed
 from nc_callbacks.statistics import ClassStatistics
 
 MAX_FEATURES = 32_768
@@ -34,13 +39,17 @@ class Checks:
 
     Attributes:
         found: What the first batch has shown of the classifier.
-        features: Number of features of each layer.
+        features: Number of features of each layer, as they are measured.
+        tried: The last batch.
+        forward_time: Seconds that it took the model and its hooks.
     """
 
     def __init__(self, passes: Passes, needs: Needs, tap: Callable[[Head], Tap]) -> None:
         self.passes, self.needs, self.tap = passes, needs, tap
         self.found: Head | None = None
         self.features: dict[str, int] = {}
+        self.tried: Batch | None = None
+        self.forward_time = 0.0
         if passes.source.forward_fn is None and not overrides(passes.model, "forward"):
             raise ValueError(
                 f"{type(passes.model).__name__} has no forward method. Define one from inputs to outputs, or pass "
@@ -62,6 +71,12 @@ class Checks:
         ranks, device = self.passes.ranks.size, self.passes.model.device
         if said := said_of_memory(layers, self.found.num_classes, len(loaders), ranks, device):
             self.passes.warn(said)
+        if self.tried is not None and len(layers) > 1:
+            batches = (
+                sum(map(len_of, self.passes.own_loaders_of("train", loaders["train"]))) if "train" in loaders else 0
+            )
+            work = Work(self.tried, self.found, layers, len(loaders), self.passes.ranks.size, self.forward_time)
+            rank_zero_info(work.said(batches, self.passes.source.max_features))
 
     def _split(self, split: str, loader: Any) -> tuple[int, ...]:
         shape = None
@@ -90,22 +105,54 @@ class Checks:
     def _batch(self, inputs: Any, targets: Any) -> None:
         if self.found is None:
             self.found = self.passes.checked_head(inputs, targets, list(self.needs.layers))
+        started = now(self.passes.model.device)
         with self.tap(self.found) as tap:
             self.passes.forward(inputs, tap.forget)
             batch = tap.read(targets)
-        self._widths(batch, tap.head)
+        if narrower := self._narrowed(batch, tap):
+            self.found = narrower
+            started = now(self.passes.model.device)
+            with self.tap(self.found) as tap:
+                self.passes.forward(inputs, tap.forget)
+                batch = tap.read(targets)
+        self.features = {name: rows.shape[1] for name, rows in batch.features.items()}
+        self._refuse_wide(tap.head)
+        self.forward_time, self.tried = now(self.passes.model.device) - started, batch
         ClassStatistics(tap.num_classes, covariance="none", ignore_index=self.passes.source.ignore_index).update(
             batch.features[tap.head].float().cpu(), batch.targets.cpu()
         )
 
-    def _widths(self, batch: Batch, head: str) -> None:
-        for name, features in batch.features.items():
-            covariance, self.features[name] = self.needs.at(name, head).covariance, features.shape[1]
-            if features.shape[1] > MAX_FEATURES and covariance != "none":
+    def _narrowed(self, batch: Batch, tap: Tap) -> Head | None:
+        """The classifier with what is done about layers that are too wide; None where there is nothing to do."""
+        assert self.found is not None
+        limit = self.passes.source.max_features
+        found, wide = self.found, {name: rows.shape[1] for name, rows in batch.features.items()}
+        if limit is not None:
+            projected = frozenset(name for name, p in wide.items() if p > limit and name not in found.projected)
+            return replace(found, projected=found.projected | projected) if projected else None
+        maps = frozenset(
+            name
+            for name, p in wide.items()
+            if p > MAX_FEATURES
+            and name not in {tap.head, *tap.averaged}
+            and self.needs.at(name, tap.head).covariance != "none"
+            and len(tap.shapes[name]) > 2
+        )
+        if not maps:
+            return None
+        rank_zero_info(
+            f"Neural collapse: the maps of {listed(maps)} have more than {MAX_FEATURES:,} numbers and are averaged "
+            "over positions; max_features=... projects them instead, which keeps distances."
+        )
+        return replace(found, averaged=found.averaged | maps)
+
+    def _refuse_wide(self, head: str) -> None:
+        for name, p in self.features.items():
+            if p > MAX_FEATURES and self.needs.at(name, head).covariance != "none":
                 raise ValueError(
-                    f"Layer {name!r} has {features.shape[1]} features, and its within-class covariance has as many "
-                    f'rows and columns ({features.shape[1] ** 2 * 4 / 2**30:.0f} GiB). Watch it with pool="mean", or '
-                    "watch a later layer."
+                    f"Layer {name!r} has {p} features, and its within-class covariance has as many rows and columns "
+                    f'({p**2 * 4 / 2**30:.0f} GiB). Watch it with pool="mean" or max_features=..., or watch a later '
+                    "layer."
                 )
 
     def _samples(self, loader: Any) -> None:

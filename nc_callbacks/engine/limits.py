@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
-from nc_callbacks.data.loader import single_loaders
+from nc_callbacks.data.loader import OwnLoader, single_loaders
 from nc_callbacks.engine.trainer import batches_of_epoch, counted_batches, is_a, place_of
 from nc_callbacks.metrics import LogKey
 
@@ -58,6 +58,14 @@ def stream_limit(trainer: Trainer, split: str) -> float | None:
         return max(1, trainer.max_steps * trainer.accumulate_grad_batches)
     timed = any(is_a(callback, "Timer") for callback in trainer.callbacks)  # type: ignore[attr-defined]
     return None if timed or trainer.max_epochs in (None, -1) else math.inf
+
+
+def len_of(own: OwnLoader) -> float:
+    """Batches of a loader of a look; infinity where that is not known."""
+    try:
+        return len(own)
+    except TypeError:
+        return math.inf
 
 
 def _is_unlimited(limit: int | float | None) -> bool:

@@ -96,6 +96,12 @@ class Look:
                 f"The classifier {head.name!r} is no affine map of its input and so has no weight: what needs one is "
                 "left out (nc3 and its kin, nc2_*_weights, wm_cosine*, mse_*, implicit_*)."
             )
+        if head.name in head.projected:
+            self.warn(
+                f"The {head.num_features} features of the classifier {head.name!r} are projected to "
+                f"max_features={self.source.max_features}, and its weight is none of theirs: what needs one is left "
+                "out (nc3 and its kin, nc2_*_weights, wm_cosine*, mse_*, implicit_*)."
+            )
         return head
 
     def run(self, make_loaders: MakeLoaders) -> Observations:
@@ -233,7 +239,7 @@ class Look:
 
     def _tap_at(self, head: Head) -> Tap:
         averaged = [name for name, needs in self.needs.layers.items() if needs.averaged]
-        return Tap(self.model, head, list(self.needs.layers), self.source.pool, averaged)
+        return Tap(self.model, head, list(self.needs.layers), self.source.pool, averaged, self.source.max_features)
 
     def _pass(
         self,

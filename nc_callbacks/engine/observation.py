@@ -48,6 +48,8 @@ class Observation:
     """Feature mean of the out-of-distribution data, where there is any."""
     whitened_accuracy: float | None = None
     """Share of samples that the whitened class means (of the training split) classify rightly; None without those."""
+    projected: bool = False
+    """Whether its features are a random projection of the layer's, which keeps distances."""
     present: Bool[Tensor, " all"] | None = None
     """Which classes the rows stand for, where `of_present_classes` has dropped some."""
 

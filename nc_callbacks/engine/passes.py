@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -18,7 +17,7 @@ from torch import Tensor
 from nc_callbacks.data.loader import OwnLoader, own_loaders, single_loaders
 from nc_callbacks.data.preserve import preserved
 from nc_callbacks.distributed import InterruptedPassError
-from nc_callbacks.engine.limits import batch_limit, stream_limit
+from nc_callbacks.engine.limits import batch_limit, len_of, stream_limit
 from nc_callbacks.engine.progress import progress
 from nc_callbacks.engine.request import Source
 from nc_callbacks.engine.trainer import is_a, is_sharded, on_device, place_of, ranks_of
@@ -108,9 +107,9 @@ class Passes:
             read: From a batch as the loader gave it to inputs and targets; targets of None leave it out.
         """
         read = read or partial(self.inputs_and_targets, split=split)
-        owns = self.ranks.all_or_none(lambda: self._own_loaders(split, loader))
+        owns = self.ranks.all_or_none(lambda: self.own_loaders_of(split, loader))
         shown = f"Neural collapse: {split}" + (f" ({purpose})" if purpose else "")
-        with progress(self.trainer, shown, sum(map(_length, owns))) as advance:
+        with progress(self.trainer, shown, sum(map(len_of, owns))) as advance:
 
             def run(step: Step) -> None:
                 tap.forget()
@@ -126,7 +125,8 @@ class Passes:
                 else:
                     self.ranks.all_or_none(partial(_run_all, self._steps(own, read), run))
 
-    def _own_loaders(self, split: str, loader: Any) -> list[OwnLoader]:
+    def own_loaders_of(self, split: str, loader: Any) -> list[OwnLoader]:
+        """The loaders of a pass of this rank over a split."""
         return own_loaders(
             loader,
             self.ranks.rank,
@@ -291,10 +291,3 @@ def _through(wrapper: Any, model: LightningModule, forward: Callable[[LightningM
 def _run_all(steps: Iterator[Step], run: Callable[[Step], None]) -> None:
     for step in steps:
         run(step)
-
-
-def _length(own: OwnLoader) -> float:
-    try:
-        return len(own)
-    except TypeError:
-        return math.inf

@@ -32,6 +32,8 @@ class Source:
     """Samples with this target are left out."""
     online: bool = False
     """Gathered from training's own forward passes instead of a pass after the epoch."""
+    max_features: int | None = None
+    """Features of a layer with more are projected to these."""
 
 
 @dataclass(frozen=True)

@@ -146,7 +146,7 @@ class Session:
             peer.source, peer.num_classes = replace(peer.given, head=head.name), head.num_classes
         # What is known of layers that others watch stays.
         known = self.heads.get(watch.source, head)
-        self.heads[watch.source] = replace(head, sample_dims={**known.sample_dims, **head.sample_dims})
+        self.heads[watch.source] = head.with_layers_of(known)
         for peer in peers:
             for other in self.watches:
                 if other.num_classes is not None and other is not peer:

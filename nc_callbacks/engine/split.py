@@ -136,6 +136,7 @@ class SplitStatistics:
                 shares.get(f"nearest {layer}"),
                 ood_mean=(ood_means or {}).get(layer),
                 whitened_accuracy=shares.get(f"whitened {layer}"),
+                projected=layer in tap.projected,
             )
             for layer, moments in self.moments().items()
         }

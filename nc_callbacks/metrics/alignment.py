@@ -39,15 +39,19 @@ ROWS = (
     _row(
         "accuracy_centred_means", panel="Accuracy with M̄ for W", label="centred class means", unit=SHARE, range=(0, 1),
         ideal=1, toward="up", definition="accuracy with W replaced by M and no bias",
-        title="Accuracy with centred class means for W",
+        projected=True, title="Accuracy with centred class means for W",
     ),
-    _squared("mu1", panel=_MUS, label="μ₁ = ‖m_c‖²", range=(0, INF), definition=_MU, title="μ₁, mean of ‖m_c‖²"),
     _squared(
-        "mu2", panel=_MUS, label="μ₂ = m_cᵀm_c'", ideal=0, toward="ideal", definition=_MU, title="μ₂, mean of m_cᵀm_c'"
+        "mu1", panel=_MUS, label="μ₁ = ‖m_c‖²", range=(0, INF), definition=_MU, projected=True,
+        title="μ₁, mean of ‖m_c‖²",
+    ),
+    _squared(
+        "mu2", panel=_MUS, label="μ₂ = m_cᵀm_c'", ideal=0, toward="ideal", definition=_MU,
+        projected=True, title="μ₂, mean of m_cᵀm_c'",
     ),
     _row(
         "mu_ratio", panel="μ₂ / μ₁", label="μ₂ / μ₁", layers=True, range=(-1, 1), ideal=0, toward="ideal",
-        definition=_MU, title="μ₂ / μ₁",
+        definition=_MU, projected=True, title="μ₂ / μ₁",
     ),
     _squared("sigma1", panel=_SIGMAS, label="σ²₁, diagonal", range=(0, INF), definition=_SIGMA, title="σ²₁, diagonal"),
     _squared(
@@ -78,11 +82,11 @@ ROWS = (
     ),
     _squared(
         "mu1_per_class", panel="Class means: μ", label="‖m_c‖²", axis="class", range=(0, INF),
-        definition=_MU_OF_EACH, title="‖m_c‖² of each class",
+        definition=_MU_OF_EACH, projected=True, title="‖m_c‖² of each class",
     ),
     _squared(
         "mu2_per_class", panel="Class means: μ", label="m_cᵀm_c' over c'", axis="class",
-        definition=_MU_OF_EACH, title="Mean of m_cᵀm_c' over c'",
+        definition=_MU_OF_EACH, projected=True, title="Mean of m_cᵀm_c' over c'",
     ),
     _squared(
         "sigma1_per_class", panel="Class covariances: σ²", label="σ²₁, diagonal", axis="class", range=(0, INF),

@@ -42,12 +42,12 @@ NC1 = (
     ),
     _falls(
         "nc1_quotient", "NC1", "Within-class variability", "tr Σ_W / tr Σ_B", layers=True,
-        definition="tr Σ_W / tr Σ_B", source="Tirer et al. 2023", title="NC1: tr Σ_W / tr Σ_B",
+        definition="tr Σ_W / tr Σ_B", source="Tirer et al. 2023", projected=True, title="NC1: tr Σ_W / tr Σ_B",
     ),
     _falls(
         "nc1_cdnv", "NC1", "Within-class variability", "class-distance normalised variance", layers=True,
         definition="mean over c < c' of (v_c + v_c') / (2 ‖m_c − m_c'‖²)", source="Galanti et al. 2021",
-        title="NC1: class-distance normalised variance",
+        projected=True, title="NC1: class-distance normalised variance",
     ),
     _falls(
         "class_separation", "NC1", "Class separation D", "D", layers=True, definition=_LAW, source=HE,
@@ -86,7 +86,7 @@ _SELI = "‖M Mᵀ/‖M Mᵀ‖ − S⁺/‖S⁺‖‖, ‖W Wᵀ/‖W Wᵀ‖ �
 NC2 = (
     _falls(
         "nc2_etf", "NC2", "Distance to the simplex ETF", "class means", layers=True,
-        definition=_ETF, source=ZHU, title="NC2: distance of class means to the ETF",
+        definition=_ETF, source=ZHU, projected=True, title="NC2: distance of class means to the ETF",
     ),
     _falls(
         "nc2_etf_weights", "NC2", "Distance to the simplex ETF", "weights",
@@ -94,7 +94,7 @@ NC2 = (
     ),
     _falls(
         "nc2_equinorm", "NC2", "Spread of norms (std / mean)", "class means", layers=True,
-        definition=_NORMS, source=PAPYAN, title="NC2: spread of class-mean norms",
+        definition=_NORMS, source=PAPYAN, projected=True, title="NC2: spread of class-mean norms",
     ),
     _falls(
         "nc2_equinorm_weights", "NC2", "Spread of norms (std / mean)", "weights",
@@ -102,7 +102,7 @@ NC2 = (
     ),
     _falls(
         "nc2_equiangularity", "NC2", "Deviation of cosines from −1/(k−1)", "class means", layers=True, range=(0, 2),
-        definition=_ANGLES, source=PAPYAN, title="NC2: equiangularity of class means",
+        definition=_ANGLES, source=PAPYAN, projected=True, title="NC2: equiangularity of class means",
     ),
     _falls(
         "nc2_equiangularity_weights", "NC2", "Deviation of cosines from −1/(k−1)", "weights", range=(0, 2),
@@ -111,17 +111,17 @@ NC2 = (
     _row(
         "nc2_equiangularity_signed", "NC2", "Deviation of cosines, signed", "class means", layers=True, range=(-1, 2),
         ideal=0, toward="ideal", definition="the same without the absolute value", source="Lindegaard 2021",
-        title="NC2: equiangularity of class means, signed",
+        projected=True, title="NC2: equiangularity of class means, signed",
     ),
     _row(
         "nc2_uniformity", "NC2", "Uniformity, mean of log(1/distance)", "class means", layers=True,
         range=(-math.log(2), INF), ideal=lambda k, p: -0.5 * math.log(2 * k / (k - 1)), toward="ideal",
         ideal_text="−½ log(2k/(k−1))", definition=_UNIFORM, source=f"Liu et al. 2023; {WU}",
-        title="NC2: uniformity of class means",
+        projected=True, title="NC2: uniformity of class means",
     ),
     _falls(
         "nc2_uniformity_var", "NC2", "Uniformity, variance", "class means", layers=True,
-        definition=_UNIFORM, source=f"Liu et al. 2023; {WU}", title="NC2: variance of the uniformity",
+        definition=_UNIFORM, source=f"Liu et al. 2023; {WU}", projected=True, title="NC2: variance of the uniformity",
     ),
     _falls(
         "nc2_seli", "NC2", "Distance to the interpolation of unbalanced labels", "class means", range=(0, 2),
@@ -141,7 +141,7 @@ NC2 = (
         "class_mean_cosines", "NC2", "Cosines of the centred class means", "cos(μ_c, μ_c')", "cosine", layers=True,
         axis="class × class", range=(-1, 1), ideal=lambda k, p: -1 / (k - 1), toward="ideal",
         ideal_text="−1/(k−1) off the diagonal", definition="cos(μ_c, μ_c'), up to 1,000 classes",
-        title="cos(μ_c, μ_c')",
+        projected=True, title="cos(μ_c, μ_c')",
     ),
 )  # fmt: skip
 
@@ -171,15 +171,15 @@ NC4 = (
     _share(
         "nc4", "NC4", "Classifier ≠ nearest class mean", "disagree", ideal=0, toward="down", log=True,
         definition="share of samples where classifier and nearest class mean disagree", source=PAPYAN,
-        title="NC4: classifier ≠ nearest class mean",
+        projected=True, title="NC4: classifier ≠ nearest class mean",
     ),
     _share(
         "accuracy", "NC4", "Accuracy", "classifier", ideal=1, toward="up",
-        definition=_ACCURACIES, source=PAPYAN, title="Accuracy of the classifier",
+        definition=_ACCURACIES, source=PAPYAN, projected=True, title="Accuracy of the classifier",
     ),
     _share(
         "ncc_accuracy", "NC4", "Accuracy", "nearest class mean", ideal=1, toward="up", layers=True,
-        definition=_ACCURACIES, source=PAPYAN, title="Accuracy of the nearest class mean",
+        definition=_ACCURACIES, source=PAPYAN, projected=True, title="Accuracy of the nearest class mean",
     ),
     _share(
         "lda_accuracy", "NC4", "Accuracy", "whitened class means", ideal=1, toward="up", layers=True,
@@ -189,24 +189,25 @@ NC4 = (
     _row(
         "tpt", "NC4", "Terminal phase of training", "terminal phase", "1 where the training error is 0",
         range=(0, 1), ideal=1, toward="up", splits=("train",),
-        definition="1 where the training error is 0, on `train`", source=PAPYAN, title="Terminal phase of training",
+        definition="1 where the training error is 0, on `train`", source=PAPYAN,
+        projected=True, title="Terminal phase of training",
     ),
     _row(
         "nc5", "NC4", "NC5: class means and out-of-distribution mean", "cosine", "cosine", layers=True,
         range=(0, 1), ideal=0, toward="down", on_demand="ood_loader",
         definition="mean_c |cos(m_c, m_ood)|, with `ood_loader=`", source="Ammar et al. 2024",
-        title="NC5: class means and out-of-distribution mean",
+        projected=True, title="NC5: class means and out-of-distribution mean",
     ),
 )  # fmt: skip
 
 VECTORS = (
     _row(
         "class_mean_norms", "NC2", "Norms of the centred class means", "‖μ_c‖", "features", layers=True, axis="class",
-        range=(0, INF), definition="‖μ_c‖", title="Norms of the centred class means",
+        range=(0, INF), definition="‖μ_c‖", projected=True, title="Norms of the centred class means",
     ),
     _row(
         "counts", "NC2", unit="samples", label="n_c", layers=True, axis="class", range=(0, INF),
-        definition="samples of each class", title="Samples of each class",
+        definition="samples of each class", projected=True, title="Samples of each class",
     ),
 )  # fmt: skip
 

@@ -10,7 +10,7 @@ from nc_callbacks.metrics.registry import Metric
 OUTPUT = "output (a label is 1)"
 INF = math.inf
 
-_row = partial(Metric, section="SQI", callback="QuasiInterpolation", source="Lindegaard 2021")
+_row = partial(Metric, section="SQI", callback="QuasiInterpolation", source="Lindegaard 2021", projected=True)
 _mean = partial(
     _row, panel="Average errors", unit=OUTPUT, ideal=0, toward="ideal", log=True, definition="means of ε and of ε̃"
 )

@@ -56,6 +56,8 @@ class Metric:
     """Whether another vector, which is kept, gives it."""
     over_epochs: str = ""
     """Title of a further panel that shows a vector over epochs."""
+    projected: bool = False
+    """Whether it is right, within a stated error, at a layer whose features `max_features` has projected."""
 
     @property
     def heading(self) -> str:

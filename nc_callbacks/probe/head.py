@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float
@@ -31,6 +31,19 @@ class Head:
     """Of its features."""
     sample_dims: Mapping[str, int] = field(default_factory=dict)
     """Which dimension of a further layer's input the samples lie in, where it is not the first."""
+    averaged: frozenset[str] = frozenset()
+    """Further layers with maps so wide that they are averaged over positions."""
+    projected: frozenset[str] = frozenset()
+    """Layers, the classifier's input among them, with so many features that they are projected."""
+
+    def with_layers_of(self, other: Head) -> Head:
+        """The same, with what is known of the layers that others watch."""
+        return replace(
+            self,
+            sample_dims={**other.sample_dims, **self.sample_dims},
+            averaged=self.averaged | other.averaged,
+            projected=self.projected | other.projected,
+        )
 
     @staticmethod
     def by_weight(name: str, module: nn.Module) -> Head:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from nc_callbacks.probe.head import Head
 from nc_callbacks.probe.names import inside_script, named_head, named_module, unsharded, whole
+from nc_callbacks.probe.projection import Projection
 from nc_callbacks.probe.targets import class_indices
 from nc_callbacks.probe.trial import hook_after, hook_before
 
@@ -46,6 +47,7 @@ class Tap:
         layers: Dotted names of further modules whose input is watched.
         pool: ``"mean"`` averages layers' inputs over all dimensions after the second; by default they are flattened.
         averaged: Further modules whose inputs are averaged over positions instead, see `positions_of`.
+        max_features: Features to which those of the layers that `head` names as projected are projected.
 
     Raises:
         ValueError: A name is not in the model, or the head has no weight matrix.
@@ -58,6 +60,7 @@ class Tap:
         layers: Sequence[str] = (),
         pool: Pool = None,
         averaged: Collection[str] = (),
+        max_features: int | None = None,
     ) -> None:
         self.head = head if isinstance(head, str) else head.name
         with unsharded(model):
@@ -67,7 +70,12 @@ class Tap:
         self.modules = {self.head: self.module} | {name: named_module(model, name, "layer") for name in layers}
         self.model = model
         self.pool = pool
-        self.averaged = {*averaged} - {self.head}
+        self.averaged = {*averaged, *self._form.averaged} - {self.head}
+        self.max_features = max_features
+        self.projected = frozenset() if max_features is None else self._form.projected
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        """Of the inputs that were read last."""
+        self._projections: dict[str, Projection] = {}
         self._inputs: dict[str, list[Tensor]] = {}
         self._outputs: list[Tensor] = []
         self._hooks = ExitStack()
@@ -75,9 +83,11 @@ class Tap:
     def weight_and_bias(self) -> tuple[Float[Tensor, "k p"] | None, Float[Tensor, " k"] | None]:
         """Copies of W, one row per class, and b or None, of the affine map that the classifier is now.
 
-        Both are None where it is none, as a cosine classifier. Sharded parameters are gathered, so that every rank has
-        to call it.
+        Both are None where it is none, as a cosine classifier, or is one of other features than those that are read, as
+        they are projected. Sharded parameters are gathered, so that every rank has to call it.
         """
+        if self.head in self.projected:
+            return None, None
         with unsharded(self.model):
             return self._form.weight_and_bias(self.module)
 
@@ -121,7 +131,7 @@ class Tap:
         inputs, output = self._taken()
         f = self._form.outputs(output)
         y = class_indices(targets, self.num_classes, sequence=getattr(targets, "shape", None) == f.shape[:-1])
-        features = {name: self._rows(name, x, y) for name, x in inputs.items()}
+        features = {name: self._narrow(name, self._rows(name, x, y)) for name, x in inputs.items()}
         rows, indices = f.reshape(-1, f.shape[-1]), y.reshape(-1)
         if rows.shape != (len(indices), self.num_classes):
             raise ValueError(
@@ -140,7 +150,8 @@ class Tap:
         rows = self._form.inputs(inputs[self.head])
         # Positions of a sequence are samples, as they are where targets say so.
         found = {name: x.flatten(0, -2) if rows.ndim > 2 else self._flat(name, x) for name, x in inputs.items()}
-        return found | {self.head: rows.reshape(-1, rows.shape[-1])}
+        found[self.head] = rows.reshape(-1, rows.shape[-1])
+        return {name: self._narrow(name, x) for name, x in found.items()}
 
     def _taken(self) -> tuple[dict[str, Tensor], Tensor]:
         inputs, outputs = self._inputs, self._outputs
@@ -152,7 +163,16 @@ class Tap:
                     "Name another module, or pass forward_fn=..., a function (module, inputs) that runs it once"
                     f"{inside_script(self.model, name)}."
                 )
+        self.shapes = {name: tuple(captured[0].shape) for name, captured in inputs.items()}
         return {name: captured[0] for name, captured in inputs.items()}, outputs[0]
+
+    def _narrow(self, name: str, rows: Tensor) -> Tensor:
+        if name not in self.projected:
+            return rows
+        if name not in self._projections:
+            assert self.max_features is not None
+            self._projections[name] = Projection(rows.shape[1], self.max_features)
+        return self._projections[name](rows)
 
     def _flat(self, name: str, x: Tensor) -> Tensor:
         x = x.movedim(self._form.sample_dims.get(name, 0), 0)
