@@ -136,4 +136,4 @@ class FeatureSpectrum(CollapseCallback):
     def draw(self, folder: Path, formats: Sequence[str] = ("png",)) -> None:
         from nc_callbacks.figures import save_spectrum_figures
 
-        save_spectrum_figures(self.history, self.latest, folder, self.prefix, formats)
+        save_spectrum_figures(self.history, self.latest, folder, self.prefix, formats, self.num_classes)

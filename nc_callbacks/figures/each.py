@@ -14,6 +14,8 @@ from torch import Tensor
 from nc_callbacks.figures.style import (
     Makers,
     Record,
+    add_legend,
+    at_collapse,
     diverging,
     keys_of,
     named,
@@ -38,12 +40,18 @@ def makers_of_numbers(history: Sequence[Record], prefix: str = "nc") -> Makers:
     return {name: partial(number_figure, history, keys) for name, keys in numbers(history, prefix).items()}
 
 
-def number_figure(history: Sequence[Record], keys: Sequence[LogKey]) -> Figure:
-    """One number over epochs, a line a log key."""
+def number_figure(history: Sequence[Record], keys: Sequence[LogKey], num_classes: int | None = None) -> Figure:
+    """One number over epochs, a line a log key, and its value at collapse where the axis has a place for it."""
     metric = metric_of(keys[0].name)
     figure = Figure(figsize=(5.2, 3.4), layout="constrained")
     where = f", {keys[0].title}" if len(keys) == 1 else ""
-    plot_metric(figure.subplots(), history, keys, metric.title + where, metric.unit, metric.log)
+    axes = figure.subplots()
+    plot_metric(axes, history, keys, metric.title + where, metric.unit, metric.log)
+    known = num_classes is not None or not callable(metric.ideal)
+    ideal = metric.value_at_collapse(num_classes or 0, num_classes or 0) if known else None
+    if ideal is not None and axes.get_yscale() == "linear":
+        at_collapse(axes, ideal, f"at collapse: {ideal:.3g}".replace("-", "−"))
+        add_legend(axes)
     return figure
 
 

@@ -9,7 +9,18 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from nc_callbacks.figures.style import LINES, Record, add_legend, keys_of, label_axes, named, save_all, series
+from nc_callbacks.figures.style import (
+    LINES,
+    Record,
+    add_legend,
+    at_collapse,
+    keys_of,
+    label_axes,
+    logarithmic,
+    named,
+    save_all,
+    series,
+)
 from nc_callbacks.metrics import METRICS, LogKey
 
 
@@ -34,8 +45,8 @@ def interpolation_figure(
         ("sqi_epsilon_off_rel_std", "std(ε̃) / |ε̃_avg|", LINES[1]),
     ):
         spreads.plot(epochs, np.abs(series(history, key(name))[1]), label=label, lw=1.8, **line)
-    spreads.axhline(1, color="0.4", lw=1, ls=":")
-    spreads.set_yscale("log")
+    at_collapse(spreads, 1, "as large as the mean (0 at collapse)")
+    logarithmic(spreads)
     label_axes(spreads, f"Spread relative to the mean, {data}", METRICS["sqi_epsilon_rel_std"].unit)
     for axes in (averages, spreads):
         add_legend(axes)

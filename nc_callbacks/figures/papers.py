@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from nc_callbacks.figures.run_names import class_names, data_name, model_name
 from nc_callbacks.figures.spectrum import plot_spectra
-from nc_callbacks.figures.style import LINES, MAX_LINES, label_axes, plot_per_class
+from nc_callbacks.figures.style import LINES, MAX_LINES, label_axes, logarithmic, plot_per_class
 from nc_callbacks.figures.transfer import plot_accuracies, plot_steps
 from nc_callbacks.metrics import METRICS, LogKey
 
@@ -108,10 +108,10 @@ def interpolation_grid(runs: Sequence[Any]) -> Figure:
         for axes, (name, symbol) in zip(spreads, names.items(), strict=True):
             epochs, values = run.curves[_key(name)]
             axes.plot(epochs, np.abs(values), color=colour, label=model)
-            axes.set_yscale("log")
+            logarithmic(axes)
             label_axes(axes, f"{data_name(run)}: spread of {symbol}", "std / |mean|")
         for axes in grid[:, sets.index(data_name(run))]:
-            _mark_terminal_phase(axes, run, colour)
+            _mark_terminal_phase(axes, run, colour, f"{model}: no training error")
             axes.legend(frameon=False, fontsize=8)
     return figure
 
@@ -128,7 +128,7 @@ def layers_grid(runs: Sequence[Any]) -> Figure:
     names = ("nc1", "nc2_equiangularity_signed", "nc2_equinorm", "ncc_accuracy")
     for row, run in zip(figure.subplots(len(runs), 5, squeeze=False), runs, strict=True):
         row[0].plot(*run.curves["train/loss"], **LINES[0])
-        row[0].set_yscale("log")
+        logarithmic(row[0])
         label_axes(row[0], f"{data_name(run)}, {model_name(run)}: training loss", "squared error")
         for axes, name in zip(row[1:], names, strict=True):
             for key, line in zip(_of_layers(run.curves, name), cycle(LINES), strict=False):
@@ -136,12 +136,13 @@ def layers_grid(runs: Sequence[Any]) -> Figure:
                 label = key.layer or "classifier's input"
                 axes.plot(epochs, 1 - values if name == "ncc_accuracy" else values, label=label, **line)
             if name == "nc1":
-                axes.set_yscale("log")
+                logarithmic(axes)
             label_axes(axes, METRICS[name].title, METRICS[name].unit)
-            axes.legend(frameon=False, fontsize=7)
         label_axes(row[-1], "NC4: nearest class mean", "share misclassified")
         for axes in row:
             _mark_terminal_phase(axes, run, "0.4")
+        for axes in row[1:]:
+            axes.legend(frameon=False, fontsize=7)
     return figure
 
 
@@ -157,9 +158,7 @@ def spectrum_grid(runs: Sequence[Any]) -> Figure:
     for row, run in zip(figure.subplots(len(runs), 2, squeeze=False), runs, strict=True):
         keys = _of_layers(run.looks, "explained_variance")
         spectra = {key.layer or "classifier's input": run.looks[str(key)].values[-1] for key in keys}
-        plot_spectra(row, spectra, f"{data_name(run)}, {model_name(run)}")
-        for axes in row:
-            axes.axvline(num_classes(run) - 1, color="0.4", lw=0.8, ls=":")
+        plot_spectra(row, spectra, f"{data_name(run)}, {model_name(run)}", num_classes(run))
     return figure
 
 
@@ -204,13 +203,13 @@ def collapse_grid(runs: Sequence[Any]) -> Figure:
             for name, line in zip(names, LINES, strict=False):
                 axes.plot(*run.curves[_key(name)], label=METRICS[name].label, **line)
             if "nc4" not in names:
-                axes.set_yscale("log")
+                logarithmic(axes)
             metric = METRICS[names[0]]
             title = metric.title if len(names) == 1 else metric.heading
             label_axes(axes, f"{data_name(run)}: {title}", metric.unit)
+            _mark_terminal_phase(axes, run, "0.4")
             if len(names) > 1:
                 axes.legend(frameon=False, fontsize=8)
-            _mark_terminal_phase(axes, run, "0.4")
     return figure
 
 
@@ -252,11 +251,11 @@ def _numbers(path: Path) -> list[dict[str, Any]]:
         ]
 
 
-def _mark_terminal_phase(axes: Axes, run: Any, colour: str) -> None:
+def _mark_terminal_phase(axes: Axes, run: Any, colour: str, label: str = "no training error") -> None:
     """A dotted line at the first look without training error."""
     terminal = [epoch for epoch, value in zip(*run.curves[_key("tpt")], strict=True) if value == 1]
     if terminal:
-        axes.axvline(terminal[0], color=colour, lw=0.8, ls=":")
+        axes.axvline(terminal[0], color=colour, lw=0.8, ls=":", label=label)
 
 
 def num_classes(run: Any) -> int:

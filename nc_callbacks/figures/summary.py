@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from nc_callbacks.figures.each import plot_pairs
-from nc_callbacks.figures.style import LINES, Record, add_legend, label_axes, plot_metric, save_all, series
+from nc_callbacks.figures.style import LINES, Record, add_legend, at_collapse, label_axes, plot_metric, save_all, series
 from nc_callbacks.metrics import METRICS, LogKey
 
 PANELS = (
@@ -144,7 +144,7 @@ def _plot(
         low, high = axes.get_ylim()
         # A logarithmic axis has no place for 0, and one far below what was measured would hide the curves.
         if axes.get_yscale() == "linear":
-            axes.axhline(ideal, color="0.35", lw=1.1, ls=":")
+            at_collapse(axes, ideal, "_")
             low, high = min(low, ideal), max(high, ideal)
             margin = 0.04 * (high - low)
             axes.set_ylim(low - margin, high + margin)

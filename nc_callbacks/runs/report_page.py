@@ -145,6 +145,7 @@ class ReportPage(LookRecorder):
         looked = [callback for callback in _callbacks(trainer) if callback.history]
         if not looked:
             return
+        from nc_callbacks.figures.style import announce
         from nc_callbacks.figures.summary import save_summary_figures
 
         folder = self.folder / "figures"
@@ -155,8 +156,14 @@ class ReportPage(LookRecorder):
             drawn += [_drawing(callback, folder, self.formats) for callback in looked if not callback.figures]
         bar: Any = trainer.progress_bar_callback
         shows = bar is not None and bar.is_enabled
-        for draw in tqdm(drawn, desc="Figures", leave=False, disable=not shows, dynamic_ncols=True):
-            draw()
+        with tqdm(total=len(drawn), desc="Figures", leave=False, disable=not shows, dynamic_ncols=True) as ticks:
+            token = announce.set(ticks.set_postfix_str)
+            try:
+                for draw in drawn:
+                    draw()
+                    ticks.update()
+            finally:
+                announce.reset(token)
 
     def _make_folder(self, trainer: Trainer) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -1,11 +1,14 @@
 """What the figures show: the right values, named axes, few lines, readable with many classes."""
 
+import gc
+
 import numpy as np
 import pytest
 import torch
 
 from nc_callbacks import figures
 from nc_callbacks.figures import style
+from nc_callbacks.figures.each import number_figures
 from tests.callbacks.common import Classifier, loader
 from tests.figures.common import drawn, picture
 
@@ -99,3 +102,39 @@ def test_logarithmic_axis_only_where_it_helps():
     assert scale([1.0, 0.0]) == "linear"
     assert scale([1.0, float("nan"), 0.01]) == "log"
     assert scale([1.0, 0.01], log=False) == "linear"
+
+
+def test_ticks_of_a_logarithmic_axis_are_numbers():
+    def ticks(low, high):
+        axes = style.Figure().subplots()
+        axes.set_ylim(low, high)
+        style.logarithmic(axes)
+        shown = [label for label in axes.yaxis.get_ticklabels() if low <= label.get_position()[1] <= high]
+        return [label.get_text() for label in shown]
+
+    assert ticks(1e-6, 1) == ["10⁻⁶", "10⁻⁵", "10⁻⁴", "10⁻³", "0.01", "0.1", "1"]
+    assert ticks(0.01, 0.3) == ["0.01", "0.02", "0.05", "0.1", "0.2"]
+    assert ticks(0.9e-5, 1.1e-5) == ["9 · 10⁻⁶", "9.5 · 10⁻⁶", "10⁻⁵", "1.05 · 10⁻⁵", "1.1 · 10⁻⁵"]
+
+
+def test_k_minus_one_and_values_at_collapse_are_named(run):
+    spectrum = run[1][3]
+    figure = figures.spectrum_figure(spectrum.latest, num_classes=spectrum.num_classes)
+    for axes in figure.axes:
+        (dotted,) = [line for line in axes.lines if line.get_label() == "k − 1 = 3"]
+        assert list(dotted.get_xdata()) == [3, 3]
+        assert "k − 1 = 3" in [text.get_text() for text in axes.get_legend().get_texts()]
+    (axes,) = number_figures(run[1][1].history)["wm_cosine"].axes
+    assert [line.get_ydata()[0] for line in axes.lines if line.get_label() == "at collapse: 1"] == [1]
+
+
+def test_garbage_is_collected_again(tmp_path):
+    seen = []
+
+    def failing():
+        seen.append(gc.isenabled())
+        raise ValueError("no figure")
+
+    with pytest.raises(RuntimeError, match="no figure"):
+        style.save_all({"a": failing}, tmp_path)
+    assert (seen, gc.isenabled()) == ([False], True)
