@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from nc_callbacks.figures.depth import makers_of_depth
 from nc_callbacks.figures.each import makers_of_matrices, makers_of_numbers, plot_pairs
 from nc_callbacks.figures.style import Record, add_legend, keys_of, named, plot_metric, save_all
 from nc_callbacks.metrics import METRICS, LogKey
@@ -81,7 +82,7 @@ def layers_figure(history: Sequence[Record], layers: Sequence[str], prefix: str 
 def save_collapse_figures(
     history: Sequence[Record], latest: Record, folder: Path, prefix: str = "nc", formats: Sequence[str] = ("png",)
 ) -> list[Path]:
-    """Save a figure for each metric over epochs, each matrix of cosines, and the overview ``collapse.png``.
+    """Save a figure for each metric over epochs, each matrix of cosines, the overview ``collapse.png``, and ``depth``.
 
     Args:
         history: A callback's history.
@@ -97,6 +98,7 @@ def save_collapse_figures(
     layers = [key.where for key in keys_of([latest], "nc1", prefix) if key.split == "train"]
     if len(layers) > 1:
         figures["layers"] = partial(layers_figure, history, layers, prefix)
+    figures |= makers_of_depth(history, prefix)
     for key in keys_of([latest], "nc3", prefix):
         name = "collapse" if key.split == "train" else named("collapse", key)
         figures[name] = partial(collapse_figure, history, latest, prefix, key.split, key.loader)

@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from nc_callbacks.figures.depth import makers_of_depth
 from nc_callbacks.figures.each import number_figure
 from nc_callbacks.figures.style import (
     LINES,
@@ -88,7 +89,7 @@ def save_spectrum_figures(
     Returns:
         The files written.
     """
-    figures: dict[str, Callable[[], Figure]] = {}
+    figures: dict[str, Callable[[], Figure]] = {**makers_of_depth(history, prefix, "depth_spectrum")}
     found = keys_of([latest], "explained_variance", prefix)
     for key in {key.data: replace(key, layer="") for key in found}.values():
         figures[named("spectrum", key)] = partial(spectrum_figure, latest, prefix, key.split, key.loader, num_classes)

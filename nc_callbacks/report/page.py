@@ -23,7 +23,7 @@ PAGE = "report.html"
 PLOTLY = "plotly-cartesian.min.js"
 """plotly.js as published in the npm package plotly.js-cartesian-dist-min: a third of the whole, and as much faster."""
 
-SCRIPTS = ("data.js", "charts.js", "curves.js", "runs.js", "looks.js", "main.js")
+SCRIPTS = ("data.js", "charts.js", "curves.js", "depth.js", "runs.js", "looks.js", "main.js")
 
 COLUMNS = (
     ("accuracy", "train", "accuracy, train"),

@@ -20,6 +20,7 @@ from nc_callbacks.metrics import (
     sections,
     vector_panels,
 )
+from nc_callbacks.report.depth import HEAD, depth_of
 from nc_callbacks.report.findings import label
 from nc_callbacks.report.run import Looks, Run, varying
 from nc_callbacks.report.verdict import notes, num_classes, num_features, without_error
@@ -60,6 +61,7 @@ def build_payload(runs: list[Run], sweep: bool) -> dict[str, Any]:
                 "parameters": {name: run.overrides.get(name, "") for name in varying(runs)},
                 "final": {key: value if math.isfinite(value) else None for key, value in run.final.items()},
                 **_curves(run, keep_curve),
+                "depth": [] if sweep else depth_of(run),
                 "looks": [_looks(key, looks, keep_looks) for key, looks in run.looks.items() if len(looks.epochs)],
             }
             for run in runs
@@ -121,7 +123,7 @@ def _place(text: str) -> dict[str, Any]:
     """Parts of the log key; `own` is true of what no callback logged, `place` is the layer's name."""
     key = LogKey.parse(text)
     prefix = f"{key.prefix}: " if key.prefix not in ("", "nc") else ""
-    place = prefix + (key.layer or "classifier's input")
+    place = prefix + (key.layer or HEAD)
     return {"name": key.name, "split": key.data, "place": place, "own": _is_own(key)}
 
 

@@ -11,6 +11,7 @@ function startPlotly() {
 }
 
 addCurves();
+addDepth();
 if (CONTENT.sweep) {
   addRunButtons();
   addSorting();
