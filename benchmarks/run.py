@@ -13,6 +13,7 @@ import json
 import os
 import pkgutil
 import platform
+import sys
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -67,6 +68,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file for the figures")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        print("No CUDA device is there: all rows run on the CPU.", file=sys.stderr)
+        arguments.device = "cpu"
     options = Options(torch.device(arguments.device), arguments.quick, arguments.threads, arguments.fashion_mnist)
 
     start, end, between = ("| ", " |", " | ") if arguments.markdown else ("", "", "  ")

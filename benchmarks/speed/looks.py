@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import lightning as L
 import torch
@@ -32,36 +33,39 @@ Seconds = dict[str, list[float]]
 
 
 def rows(options: Options) -> Iterator[Row]:
-    large = _fashion_mnist(options.fashion_mnist)
+    large = large_images(options.fashion_mnist)
     sizes = {"cnn": 2_560, "resnet18": 256} if options.quick else {"cnn": 20_480, "resnet18": 1_024}
     if options.device.type == "cuda":
         sizes = dict.fromkeys(sizes, len(large[1]))
     for network, samples in sizes.items():
-        found = look_and_pass(network, _first(large, samples), options)
+        found = look_and_pass(network, first(large, samples), options)
         what = f"{network}, {samples:,} × 28 × 28"
-        yield _row("look, all four / inference pass", what, found["look"], found["pass"], 1.1)
+        yield ratio_row("look, all four / inference pass", what, found["look"], found["pass"], 1.1)
     data = ImageData("digits")
     data.setup()
     assert data.train_set is not None
     digits: Images = data.train_set.tensors
-    for network, images, goal in (("resnet18", _first(large, sizes["resnet18"]), 1.03), ("cnn", digits, 1.1)):
+    for network, images, goal in (("resnet18", first(large, sizes["resnet18"]), 1.03), ("cnn", digits, 1.1)):
         found = online_and_plain(network, images, options)
         what = f"{network}, batch {BATCH}" + (", digits" if images is digits else "")
-        yield _row("online, all four / training step", what, found["online"], found["plain"], goal)
+        yield ratio_row("online, all four / training step", what, found["online"], found["plain"], goal)
         if images is digits:
             steps = len(digits[1]) // BATCH
             what = f"{what}, {steps} steps and the metrics"
-            yield _row("online / a whole epoch", what, found["online epoch"], found["plain epoch"], None)
+            yield ratio_row("online / a whole epoch", what, found["online epoch"], found["plain epoch"], None)
 
 
-def _row(group: str, what: str, ours: list[float], limit: list[float], goal: float | None) -> Row:
+def ratio_row(group: str, what: str, ours: list[float], limit: list[float], goal: float | None) -> Row:
     ratio = median(a / b for a, b in zip(ours, limit, strict=True))
     return Row(group, what, ratio, "×", goal, f"{scaled(median(ours))} against {scaled(median(limit))}")
 
 
-def look_and_pass(network: str, images: Images, options: Options) -> Seconds:
-    """Seconds of looks, and of inference passes over the trainer's loader."""
-    loader = _loader(images)
+def look_and_pass(
+    network: str, images: Images, options: Options, precision: Any = "32-true", slices: int | None = None
+) -> Seconds:
+    """Seconds of looks, and of inference passes over the trainer's loader, or over slices of so many images."""
+    loader = _loader(images, slices or BATCH)
+    batches = loader if slices is None else list(zip(*(tensor.split(slices) for tensor in images), strict=True))
     seconds: Seconds = {"look": [], "pass": []}
     began = 0.0
 
@@ -72,11 +76,12 @@ def look_and_pass(network: str, images: Images, options: Options) -> Seconds:
     def after(trainer: L.Trainer, model: L.LightningModule) -> None:
         seconds["look"].append(_now(model.device) - began)
         start = _now(model.device)
-        _infer(model, loader)
+        with trainer.precision_plugin.val_step_context():
+            _infer(model, batches)
         seconds["pass"].append(_now(model.device) - start)
 
     callbacks = [Clock(on_train_epoch_end=before), *all_four(), Clock(on_train_epoch_end=after)]
-    _fit(_model(Idle, network, images), loader, callbacks, _pairs(options) + 1, options)
+    _fit(_model(Idle, network, images), loader, callbacks, _pairs(options) + 1, options, precision)
     return {name: values[1:] for name, values in seconds.items()}
 
 
@@ -129,7 +134,7 @@ def all_four(**settings: object) -> list[L.Callback]:
     return [kind(**settings) for kind in kinds]
 
 
-def _fashion_mnist(folder: Path | None) -> Images:
+def large_images(folder: Path | None) -> Images:
     """The training images, or random ones of their shape: nothing timed depends on what they show."""
     if folder is None:
         generator = torch.Generator().manual_seed(0)
@@ -141,12 +146,12 @@ def _fashion_mnist(folder: Path | None) -> Images:
     return data.train_set.tensors
 
 
-def _first(images: Images, samples: int) -> Images:
+def first(images: Images, samples: int) -> Images:
     return images[0][:samples], images[1][:samples]
 
 
-def _loader(images: Images) -> DataLoader:
-    return DataLoader(TensorDataset(*images), BATCH, shuffle=True, drop_last=True)
+def _loader(images: Images, size: int = BATCH) -> DataLoader:
+    return DataLoader(TensorDataset(*images), size, shuffle=True, drop_last=True)
 
 
 def _pairs(options: Options) -> int:
@@ -164,13 +169,19 @@ def _model(kind: type[ImageClassifier], network: str, images: Images) -> ImageCl
 
 
 def _fit(
-    model: L.LightningModule, loader: DataLoader, callbacks: list[L.Callback], epochs: int, options: Options
+    model: L.LightningModule,
+    loader: DataLoader,
+    callbacks: list[L.Callback],
+    epochs: int,
+    options: Options,
+    precision: Any = "32-true",
 ) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         L.Trainer(
             accelerator=options.device.type,
             devices=1,
+            precision=precision,
             max_epochs=epochs,
             callbacks=callbacks,
             logger=False,
@@ -181,7 +192,7 @@ def _fit(
 
 
 @torch.inference_mode()
-def _infer(model: L.LightningModule, batches: Iterable[list[Tensor]]) -> None:
+def _infer(model: L.LightningModule, batches: Iterable[Sequence[Tensor]]) -> None:
     model.eval()
     for images, _ in batches:
         model(images.to(model.device))

@@ -27,34 +27,34 @@ def rows(options: Options) -> Iterator[Row]:
     yield from _textbook(options)
 
 
-def _updating(k: int, x: Tensor, y: Tensor, covariance: Any) -> Callable[[], None]:
+def updating(k: int, x: Tensor, y: Tensor, covariance: Any) -> Callable[[], None]:
     """An update after the first, which sets the shift."""
     statistics = ClassStatistics(k, covariance=covariance).to(x.device)
     statistics.update(x, y)
     return lambda: statistics.update(x, y)
 
 
-def _product(x: Tensor) -> Callable[[], Tensor]:
+def product(x: Tensor) -> Callable[[], Tensor]:
     total = x.new_zeros(x.shape[1], x.shape[1])
     return lambda: total.addmm_(x.T, x)
 
 
 def _beside_product(options: Options, p: int, k: int, n: int, goal: float) -> Row:
     x, y = batch(n, p, k, options.device)
-    pair = interleaved(_updating(k, x, y, "pooled"), _product(x), options)
+    pair = interleaved(updating(k, x, y, "pooled"), product(x), options)
     return Row("update, pooled / XᵀX", f"p = {p:,}, k = {k:,}, n = {n:,}", pair.ratio, "×", goal, str(pair))
 
 
 def _small(options: Options) -> Row:
     x, y = batch(128, 64, 10, options.device)
-    pair = interleaved(_updating(10, x, y, "pooled"), _product(x), options)
+    pair = interleaved(updating(10, x, y, "pooled"), product(x), options)
     detail = f"a product alone takes {scaled(pair.limit)}"
     return Row("update, pooled", "p = 64, k = 10, n = 128", pair.ours * 1e6, "µs", 60, detail)
 
 
 def _beside_reading(options: Options, k: int) -> Row:
     x, y = batch(1024, 2048, k, options.device)
-    pair = interleaved(_updating(k, x, y, "none"), lambda: x.sum(0), options)
+    pair = interleaved(updating(k, x, y, "none"), lambda: x.sum(0), options)
     return Row('update, "none" / X.sum(0)', f"p = 2,048, k = {k:,}, n = 1,024", pair.ratio, "×", 3, str(pair))
 
 
@@ -88,7 +88,7 @@ def _operations(options: Options, k: int) -> Iterator[Row]:
 
 def _per_class(options: Options) -> Row:
     x, y = batch(1000, 512, 100, options.device)
-    several = [_updating(100, x, y, covariance) for covariance in ("per_class", "pooled")]
+    several = [updating(100, x, y, covariance) for covariance in ("per_class", "pooled")]
     # Rows wait over a few updates: a turn is as many as are multiplied together.
     turns = [lambda update=update: [update() for _ in range(16)] for update in several]
     pair = interleaved(*turns, options)

@@ -73,7 +73,8 @@ class Samples:
 
     def number(self) -> Int[Tensor, ""]:
         """How many count."""
-        return self.targets.new_tensor(len(self)) if self.counted is None else self.counted.sum()
+        # Filled on the device: a number that is copied there would wait for it.
+        return self.targets.new_full((), len(self)) if self.counted is None else self.counted.sum()
 
 
 class Buffer:

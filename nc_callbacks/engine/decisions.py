@@ -37,6 +37,9 @@ class Decisions:
         asked = [layer for layer in moments if needs.at(layer, head).whitened]
         found = {layer: _whitened(layer, moments[layer]) for layer in asked}
         self.whitened = {layer: linear for layer, linear in found.items() if linear is not None}
+        # Made once: whether a class mean is rounding alone is a question to the device.
+        asks_centred = needs.centred_means and len(self.classes[head]) >= 2
+        self.centred = centred_mean_weight(self.means[head], "none", self.precision[head]) if asks_centred else None
         self.counts = {name: self.classes[head].new_zeros(()) for name in ("samples", *self._asked(moments))}
 
     def _asked(self, layers: Iterable[str]) -> list[str]:
@@ -69,8 +72,10 @@ class Decisions:
                 weight, bias = self.whitened[layer]
                 answers = (rows.to(weight.dtype) @ weight.T + bias).argmax(1)
                 self.counts[f"whitened {layer}"] += samples.total(answers == samples.targets)
-        if self.needs.centred_means and len(self.classes[self.head]) >= 2:
-            self._add_centred_means(samples)
+        if self.centred is not None:
+            logits = samples.features[self.head].to(self.centred.dtype) @ self.centred.T
+            right = self.classes[self.head][logits.argmax(1)] == samples.targets
+            self.counts["centred means"] += samples.total(right)
 
     def _add_nearest(self, layer: str, rows: Tensor, samples: Samples) -> None:
         of_layer = self.needs.at(layer, self.head).nearest_mean
@@ -84,12 +89,6 @@ class Decisions:
         if mismatch:
             # Classes without training samples take no part on either side.
             self.counts["mismatch"] += samples.total(nearest != classes[samples.outputs[:, classes].argmax(1)])
-
-    def _add_centred_means(self, samples: Samples) -> None:
-        classes, means = self.classes[self.head], self.means[self.head]
-        weight = centred_mean_weight(means, "none", self.precision[self.head])
-        logits = samples.features[self.head].to(means.dtype) @ weight.T
-        self.counts["centred means"] += samples.total(classes[logits.argmax(1)] == samples.targets)
 
     def shares(self) -> dict[str, float]:
         """Shares of all ranks' samples; every rank has to ask."""

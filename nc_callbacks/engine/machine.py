@@ -42,7 +42,8 @@ def said_of_memory(
     """
     there = memory_of(device)
     needed = {
-        layer: state_bytes(num_classes, p, covariance, ranks, splits - 1) for layer, (p, covariance) in layers.items()
+        layer: state_bytes(num_classes, p, covariance, ranks, splits - 1, device)
+        for layer, (p, covariance) in layers.items()
     }
     if there is None or sum(needed.values()) <= _SHARE * there:
         return None

@@ -32,9 +32,9 @@ class ClassStatistics(StreamedSums):
 
     Features in float16, bfloat16 or float32 are accumulated in blocks in float32, whose sum keeps 48 bits; float64 in
     float64. `compute` does its algebra in float64. Each batch costs at most one product of the batch with itself and
-    never waits for a GPU. Small batches wait, up to 4,096 rows or 1 MiB (with ``"per_class"`` 64 rows per class), and
-    are added together; reading a state adds what waits. On a CPU, a batch that lies far from its shifts or holds
-    samples that outweigh all others is added in float64.
+    never waits for a GPU. Small batches wait, up to 4,096 rows or 1 MiB (on a GPU 32,768 or 32 MiB; with
+    ``"per_class"`` 64 rows per class), and are added together; reading a state adds what waits. On a CPU, a batch that
+    lies far from its shifts or holds samples that outweigh all others is added in float64.
 
     Args:
         num_classes: k, at least 2.

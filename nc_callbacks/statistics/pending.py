@@ -9,6 +9,15 @@ _BYTES = 2**20
 _ROWS = 4096
 """Rows wait up to this size, which stays in a CPU's cache, or this number."""
 
+_DEVICE_BYTES = 32 * 2**20
+_DEVICE_ROWS = 2**15
+"""The same on other devices, where an operation on few rows costs its launch."""
+
+
+def most_bytes(device: torch.device) -> int:
+    """Bytes of rows that may wait on a device."""
+    return _BYTES if device.type == "cpu" else _DEVICE_BYTES
+
 
 class PendingRows:
     """Rows and their classes in memory that is kept."""
@@ -20,7 +29,9 @@ class PendingRows:
 
     def room(self, like: Tensor, at_least: int) -> int:
         """The number of rows as wide as those of a tensor that may wait."""
-        return max(at_least, min(_ROWS, _BYTES // max(1, like.shape[1] * like.element_size())))
+        most = _ROWS if like.device.type == "cpu" else _DEVICE_ROWS
+        size = most_bytes(like.device)
+        return max(at_least, min(most, size // max(1, like.shape[1] * like.element_size())))
 
     def add(self, x: Tensor, y: Tensor, room: int, dtype: torch.dtype) -> None:
         """Keep copies of rows in `dtype`; `count` is 0 where the room or the dtype is another one than before."""

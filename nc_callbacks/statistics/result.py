@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from nc_callbacks.statistics.moments import ClassMoments
+from nc_callbacks.statistics.pending import most_bytes
 from nc_callbacks.statistics.products import mirror
 from nc_callbacks.statistics.states import Covariance
 from nc_callbacks.statistics.sums import moved_products, total
@@ -79,7 +80,14 @@ def _given_dtype(state: dict[str, Tensor], numbers: int) -> torch.dtype:
     return torch.float32
 
 
-def state_bytes(num_classes: int, num_features: int, covariance: Covariance, ranks: int = 1, kept: int = 0) -> int:
+def state_bytes(
+    num_classes: int,
+    num_features: int,
+    covariance: Covariance,
+    ranks: int = 1,
+    kept: int = 0,
+    device: torch.device | None = None,
+) -> int:
     """Bytes that class statistics of float32 features take at their peak: states, rows that wait, and `compute`.
 
     An upper estimate: the second parts of the sums are there after many samples only (see `two_parts`).
@@ -90,6 +98,7 @@ def state_bytes(num_classes: int, num_features: int, covariance: Covariance, ran
         covariance: Covariances that are gathered.
         ranks: Processes that share the samples; several exchange a copy of the sums.
         kept: Moments of other splits that stay meanwhile.
+        device: Where they lie; by default on the CPU.
 
     Example:
         >>> state_bytes(1000, 2048, "per_class") / 2**30 < 52
@@ -103,7 +112,9 @@ def state_bytes(num_classes: int, num_features: int, covariance: Covariance, ran
     # Beside them, in float64, a strip of one matrix or a few small ones, and the gaps of some classes.
     matrix = p * p if covariance == "per_class" else min(p * p, (p // 8 + 128) * p) * matrices
     algebra = 8 * (4 * matrix + 3 * min(k, 4096) * p)
-    waiting = 3 * max(2**20, 4 * p * k * min(64, p) if covariance == "per_class" else 0)
+    waiting = 3 * max(
+        most_bytes(device or torch.device("cpu")), 4 * p * k * min(64, p) if covariance == "per_class" else 0
+    )
     exchange = 4 * (products + 3 * k * p) if ranks > 1 else 0
     given = (8 if 8 * products <= _WIDE_BYTES else 4) * products + 8 * k * p
     return states + algebra + waiting + exchange + kept * given
