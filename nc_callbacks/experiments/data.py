@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import Int
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-Images = tuple[Tensor, Tensor]
-"""Images (n, c, h, w) as uint8 or as floats in [0, 1], and labels (n,)."""
+from nc_callbacks.experiments.idx_files import IDX_FILES, Images, mnist_like, read_idx
 
-IDX_FILES = {
-    True: ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
-    False: ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
-}
-"""The four files of MNIST and Fashion-MNIST, by whether they are the training set."""
+__all__ = ["IDX_FILES", "IMAGE_SETS", "ImageData", "ImageSet", "Images", "long_tailed", "read_idx", "stratified"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +34,7 @@ class ImageData(LightningDataModule):
 
     ``digits`` (scikit-learn, no download) is split 80/20, stratified by class and drawn with `seed`. The others are
     validated on their official test set. ``fashion_mnist`` and ``mnist`` are also read from a folder that holds the
-    four IDX .gz files.
+    four IDX .gz files, or holds them in a folder of the set's name.
 
     Args:
         name: ``digits``, ``fashion_mnist``, ``mnist``, ``cifar10`` or ``cifar100``.
@@ -54,7 +47,8 @@ class ImageData(LightningDataModule):
         imbalance: Training samples of the first class over those of the last; those between fall geometrically.
 
     Raises:
-        ValueError: There is no data set of that name; in `setup`: it has fewer images than `samples`.
+        ValueError: There is no data set of that name; in `setup`: it has fewer images than `samples`, or the
+            files hold another set.
         FileNotFoundError: In `setup`: the data is not there and cannot be downloaded.
 
     Example:
@@ -216,39 +210,6 @@ def _digits(seed: int) -> tuple[Images, Images]:
     return (parts[0], parts[2]), (parts[1], parts[3])
 
 
-def read_idx(path: Path) -> Tensor:
-    """The array of bytes in an IDX .gz file (the format of MNIST).
-
-    Raises:
-        ValueError: The file is no IDX file of bytes, or is cut short.
-    """
-    with gzip.open(path) as file:
-        content = file.read()
-    if len(content) < 4 or content[:3] != b"\x00\x00\x08":
-        raise ValueError(f"{path} is no IDX file of unsigned bytes.")
-    header = 4 + 4 * content[3]
-    shape = np.frombuffer(content[4:header], dtype=">i4").tolist()
-    values = np.frombuffer(content[header:], dtype=np.uint8)
-    if values.size != np.prod(shape):
-        raise ValueError(f"{path} holds {values.size} values where its header says {shape}.")
-    return torch.from_numpy(values.reshape(shape).copy())
-
-
-def _mnist_like(torchvision_name: str) -> Callable[[Path, bool, bool], Images]:
-    def load(root: Path, train: bool, download: bool) -> Images:
-        from torchvision import datasets
-
-        paths = [root / name for name in IDX_FILES[train]]
-        if all(path.is_file() for path in paths):
-            images, labels = map(read_idx, paths)
-        else:
-            loaded = getattr(datasets, torchvision_name)(root, train=train, download=download)
-            images, labels = loaded.data, loaded.targets
-        return images.unsqueeze(1), labels
-
-    return load
-
-
 def _cifar(torchvision_name: str) -> Callable[[Path, bool, bool], Images]:
     def load(root: Path, train: bool, download: bool) -> Images:
         from torchvision import datasets
@@ -264,8 +225,8 @@ _NAMES = ", ".join(name for names in IDX_FILES.values() for name in names)
 
 IMAGE_SETS = {
     "digits": ImageSet((1, 8, 8), 10, lambda *_: _digits(0)[0], "nothing: they come with scikit-learn"),
-    "fashion_mnist": ImageSet((1, 28, 28), 10, _mnist_like("FashionMNIST"), _IDX.format(_NAMES, "FashionMNIST")),
-    "mnist": ImageSet((1, 28, 28), 10, _mnist_like("MNIST"), _IDX.format(_NAMES, "MNIST")),
+    "fashion_mnist": ImageSet((1, 28, 28), 10, mnist_like("fashion_mnist"), _IDX.format(_NAMES, "FashionMNIST")),
+    "mnist": ImageSet((1, 28, 28), 10, mnist_like("mnist"), _IDX.format(_NAMES, "MNIST")),
     "cifar10": ImageSet((3, 32, 32), 10, _cifar("CIFAR10"), "the folder cifar-10-batches-py"),
     "cifar100": ImageSet((3, 32, 32), 100, _cifar("CIFAR100"), "the folder cifar-100-python"),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,8 +14,10 @@ import torch
 from jaxtyping import Float, Int
 from omegaconf import DictConfig
 from torch import Tensor
+from torch.utils.data import TensorDataset
 
 from nc_callbacks.experiments.data import ImageData
+from nc_callbacks.experiments.image_folder import ImageFolderData
 from nc_callbacks.experiments.logistic import fitted_logistic
 from nc_callbacks.experiments.transfer import (
     Row,
@@ -70,7 +73,8 @@ def run(
     Args:
         config: The configuration of `train.py`: model, loss, optimizer, trainer, and where the data lies.
         folder: The run folder.
-        datasets: ``name`` of each, and the ``epochs`` of its source networks.
+        datasets: ``name`` of each and the ``epochs`` of its source networks; where it does not lie in ``data.root``
+            its ``root``, and for ``image_folder`` its ``size``.
         activations: Of the source networks.
         samples: Numbers of target samples (all there are, where there are fewer; each number once).
         variances: σ² of the noise on the target's images.
@@ -96,10 +100,10 @@ def run(
     folder, training = Path(folder), Training(steps, batch_size, learning_rate, scale)
     rows: list[Row] = []
     curves: list[Row] = []
-    loaded = [_loaded(config, entry["name"]) for entry in datasets]
+    loaded = [_loaded(config, entry) for entry in datasets]
     for data, entry in zip(loaded, datasets, strict=True):
-        assert data.train_set is not None
-        assert data.val_set is not None
+        assert isinstance(data.train_set, TensorDataset)
+        assert isinstance(data.val_set, TensorDataset)
         (images, targets), (test_images, test_targets) = data.train_set.tensors, data.val_set.tensors
         test_images, test_targets = test_images[:test_samples], test_targets[:test_samples]
         sizes = sorted({min(n, len(images)) for n in samples})
@@ -126,8 +130,13 @@ def run(
     print(f"\nRun folder: {folder}")
 
 
-def _loaded(config: DictConfig, name: str) -> ImageData:
-    data = ImageData(name, root=config.data.root, download=config.data.download, seed=config.seed)
+def _loaded(config: DictConfig, entry: Mapping[str, Any]) -> ImageData | ImageFolderData:
+    root, name = entry.get("root", config.data.root), entry["name"]
+    data: ImageData | ImageFolderData
+    if name == "image_folder":
+        data = ImageFolderData(root, entry.get("size", 32), memory=math.inf, seed=config.seed)
+    else:
+        data = ImageData(name, root=root, download=config.data.download, seed=config.seed)
     data.setup()
     return data
 

@@ -10,6 +10,7 @@ import torch
 from torchvision import datasets
 
 from nc_callbacks.experiments.data import IDX_FILES, ImageData, read_idx, stratified
+from nc_callbacks.experiments.idx_files import COUNTS
 
 
 def idx(values):
@@ -41,6 +42,28 @@ def test_folder_of_idx_gz_files(name, tmp_path, mnist_arrays):
         for file, values in zip(names, mnist_arrays[train], strict=True):
             (tmp_path / file).write_bytes(gzip.compress(idx(values)))
     check(ImageData(name, root=tmp_path, download=False), mnist_arrays)
+
+
+def test_two_sets_in_folders_of_their_names(tmp_path, mnist_arrays):
+    both = {"mnist": mnist_arrays, "fashion_mnist": {train: (255 - x, y) for train, (x, y) in mnist_arrays.items()}}
+    for name, arrays in both.items():
+        (tmp_path / name).mkdir()
+        for train, names in IDX_FILES.items():
+            for file, values in zip(names, arrays[train], strict=True):
+                (tmp_path / name / file).write_bytes(gzip.compress(idx(values)))
+    for name, arrays in both.items():
+        check(ImageData(name, root=tmp_path, download=False), arrays)
+
+
+@pytest.mark.parametrize(("name", "other"), [("mnist", "fashion_mnist"), ("fashion_mnist", "mnist")])
+def test_files_of_the_other_set_are_refused(name, other, tmp_path):
+    counts = COUNTS[other][0]
+    assert sum(counts) == 60000
+    labels = np.repeat(np.arange(10, dtype=np.uint8), counts)
+    for file, values in zip(IDX_FILES[True], (np.zeros((60000, 28, 28), np.uint8), labels), strict=True):
+        (tmp_path / file).write_bytes(gzip.compress(idx(values), 1))
+    with pytest.raises(ValueError, match=f"Expected the files of {name} in .*; they have as many .* those of {other}"):
+        ImageData(name, root=tmp_path, download=False).setup()
 
 
 @pytest.mark.parametrize(("name", "folder"), [("mnist", "MNIST"), ("fashion_mnist", "FashionMNIST")])
