@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from itertools import cycle
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +20,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from matplotlib.transforms import ScaledTranslation
 from torch import Tensor
 
-from nc_callbacks.metrics import LogKey, is_rounding, metric_of
+from nc_callbacks.metrics import BAND, LogKey, is_rounding, metric_of
 
 Record = Mapping[str, Any]
 """An entry of a callback's `history`, or its `latest`."""
@@ -93,12 +94,14 @@ def plot_metric(
     """
     drawn: list[float] = []
     rows: list[tuple[str, list[float]]] = []
+    bands: list[Band] = []
     for line, key in zip(cycle(LINES), map(str, keys), strict=False):
         epochs, values = series(history, key)
         marker = "o" if len(epochs) <= 3 else None
         axes.plot(epochs, values, label=LogKey.parse(key).title, marker=marker, lw=1.6, **line)
         drawn += [value for value in values if math.isfinite(value)]
         rows.append((key, values))
+        bands += band_of(history, LogKey.parse(key), line["color"])
     rounding = bool(rows) and all(is_rounding(values, metric_of(LogKey.parse(key).name)) for key, values in rows)
     if rounding:
         # An axis that fits them would show their rounding as a trend.
@@ -106,9 +109,36 @@ def plot_metric(
         axes.set_ylim(min(drawn) - margin, max(drawn) + margin)
     elif log and drawn and min(drawn) > 0 and max(drawn) > 3 * min(drawn):
         logarithmic(axes)
-    label_axes(axes, f"{title} (constant, up to rounding)" if rounding else title, unit)
+    for band in bands:
+        axes.fill_between(band.epochs, band.low, band.high, color=band.colour, alpha=0.2, lw=0, zorder=1)
+    if bands and axes.get_yscale() == "log":
+        # A band that reaches 0 ends at the lower edge.
+        axes.set_ylim(bottom=min(drawn) / 2)
+    text = f"{title} (constant, up to rounding)" if rounding else title
+    label_axes(axes, f"{text}\nband: ± {BAND} standard errors" if bands else text, unit)
     if len(axes.lines) > 1:
         add_legend(axes)
+
+
+@dataclass(frozen=True)
+class Band:
+    """What lies within standard errors of a line."""
+
+    epochs: list[int]
+    low: list[float]
+    high: list[float]
+    colour: str
+
+
+def band_of(history: Sequence[Record], key: LogKey, colour: str) -> list[Band]:
+    """The band of a metric whose standard error was logged; empty without."""
+    error = replace(key, name=metric_of(key.name).error)
+    if not error.name:
+        return []
+    found = [(r["epoch"] + 1, r[str(key)], BAND * r[str(error)]) for r in history if {str(key), str(error)} <= r.keys()]
+    if not found:
+        return []
+    return [Band([at for at, _, _ in found], [v - e for _, v, e in found], [v + e for _, v, e in found], colour)]
 
 
 def plot_per_class(axes: Axes, epochs: Sequence[int], values: np.ndarray, title: str, unit: str) -> None:

@@ -6,6 +6,7 @@ One row per metric, `METRICS`; `register` adds one. `LogKey` makes log keys and 
 from nc_callbacks.metrics import alignment, collapse, interpolation, spectrum
 from nc_callbacks.metrics.keys import SPLITS, LogKey
 from nc_callbacks.metrics.registry import (
+    BAND,
     METRICS,
     SHARE,
     Axis,
@@ -20,6 +21,7 @@ from nc_callbacks.metrics.registry import (
 from nc_callbacks.metrics.rounding import is_rounding
 
 __all__ = [
+    "BAND",
     "METRICS",
     "SHARE",
     "SPLITS",

@@ -29,7 +29,7 @@ ROWS = (
     _cosine("wm_cosine_max", panel=_WM, label="largest", definition=_COSINES, title=f"{_WM}, largest"),
     _cosine(
         "wm_cosine_corrected", panel=f"{_WM}, without the bias of few samples", label="mean over classes",
-        definition=_DOUBT, source="docs/papers.md", on_demand="standard_errors",
+        definition=_DOUBT, source="docs/papers.md", on_demand="standard_errors", error="wm_cosine_error",
         title=f"{_WM}, without the bias of few samples",
     ),
     _row(

@@ -62,9 +62,11 @@ NC1 = (
         "class_separation_fit", "NC1", "Class separation over depth: R² of the line", "R²", range=(0, 1),
         definition=_DEPTH, source=HE, on_demand="layers", title="Class separation over depth: R² of the line",
     ),
-    _doubt("nc1_corrected", label="tr(Σ_W Σ_B⁺)/k", title="NC1 without the bias of few samples"),
     _doubt(
-        "nc1_cdnv_corrected", label="class-distance normalised variance",
+        "nc1_corrected", label="tr(Σ_W Σ_B⁺)/k", error="nc1_error", title="NC1 without the bias of few samples",
+    ),
+    _doubt(
+        "nc1_cdnv_corrected", label="class-distance normalised variance", error="nc1_cdnv_error",
         title="NC1: class-distance normalised variance without the bias of few samples",
     ),
     _doubt("nc1_error", panel=_ERRORS, label="tr(Σ_W Σ_B⁺)/k", toward="none", ideal=None, title="NC1: standard error"),

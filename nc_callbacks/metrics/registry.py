@@ -56,6 +56,8 @@ class Metric:
     """Whether another vector, which is kept, gives it."""
     over_epochs: str = ""
     """Title of a further panel that shows a vector over epochs."""
+    error: str = ""
+    """The metric that is its standard error: figures draw a band of 1.96 of it to both sides."""
     projected: bool = False
     """Whether it is right, within a stated error, at a layer whose features `max_features` has projected."""
 
@@ -117,6 +119,9 @@ class Section:
     def metrics(self) -> tuple[Metric, ...]:
         return tuple(metric for panel in self.panels for metric in panel.metrics)
 
+
+BAND = 1.96
+"""Standard errors to both sides of a value, between which the population's lies in about 95 % of samples."""
 
 METRICS: dict[str, Metric] = {}
 """Each metric by its name, in the order of the page and of the workspace."""

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from nc_callbacks.metrics import (
+    BAND,
     METRICS,
     LogKey,
     Metric,
@@ -50,6 +51,7 @@ def build_payload(runs: list[Run], sweep: bool) -> dict[str, Any]:
     keep_looks = _kept([len(m) for m in matrices], MAX_MATRIX_VALUES, [m[0].size for m in matrices])
     return {
         "sweep": sweep,
+        "band": BAND,
         "parameters": varying(runs),
         "sections": [_section(section, runs) for section in sections()] + _further(runs),
         "lookPanels": [_look_panel(panel) for panel in vector_panels()],
@@ -150,7 +152,7 @@ def _section(section: Section, runs: list[Run]) -> dict[str, Any]:
 
 def _panel(panel: Panel, found: set[str], runs: list[Run]) -> dict[str, Any]:
     metrics = [
-        {"name": metric.name, "label": metric.label, "ideal": _ideal(metric, runs)}
+        {"name": metric.name, "label": metric.label, "ideal": _ideal(metric, runs), "error": metric.error}
         for metric in panel.metrics
         if metric.name in found
     ]

@@ -136,3 +136,17 @@ def test_moments_without_a_covariance_are_refused() -> None:
     statistics.update(torch.randn(6, 2), torch.arange(6) % 3)
     with pytest.raises(ValueError, match=r"pooled covariance \(covariance=\"pooled\"\), got 3 classes without it"):
         nc1_corrected(statistics.compute())
+
+
+def test_three_samples_a_class_show_their_uncertainty() -> None:
+    """What is logged without correction is always «better» than the population; the interval covers its value."""
+    population = Population(10, 32, [3] * 10)
+    population.scale, population.within = population.scale / 2, population.within / 4
+    expected = nc1(population.within, population.means)
+    moments = [population.moments(seed) for seed in range(DRAWS)]
+    assert all(nc1(m.within, m.means) < expected for m in moments)
+    found = [(nc1_corrected(m), standard_error(nc1_corrected, m)) for m in moments]
+    known = [(value, error) for value, error in found if not value.isnan()]
+    assert len(known) >= 0.9 * DRAWS
+    covered = [bool((value - expected).abs() <= 1.96 * error) for value, error in known]
+    assert sum(covered) >= 0.85 * len(covered)

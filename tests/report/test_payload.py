@@ -79,3 +79,12 @@ def test_values_that_json_has_no_word_for(run):
     run.metrics["nc/train/nc1"] = float("inf")
     content = json.loads(json.dumps(build_payload([run], False), allow_nan=False))
     assert content["runs"][0]["final"]["nc/train/nc1"] is None
+
+
+def test_panels_name_the_standard_error_of_what_has_one(run):
+    for name in ("nc1_corrected", "nc1_error"):
+        run.curves[f"nc/train/{name}"] = run.curves["nc/train/nc1"]
+    content = build_payload([run], False)
+    metrics = [m for section in content["sections"] for panel in section["panels"] for m in panel["metrics"]]
+    named = {m["name"]: m.get("error") for m in metrics}
+    assert (named["nc1_corrected"], named["nc1"], content["band"]) == ("nc1_error", "", 1.96)

@@ -35,6 +35,30 @@ function colourLegend(lines) {
   return keys.map((key) => ({ mark: swatch(lines.find((l) => l.key === key).index, "solid"), text: key }));
 }
 
+/** What lies within standard errors of a curve, where they were logged: epochs, least and largest values. */
+function bandOf(run, curve, metric) {
+  const same = ({ name, split, place, own }) => name === metric.error && split === curve.split && place === curve.place && !own;
+  const error = metric.error && run.curves.find(same);
+  if (!error) return null;
+  const [{ x, y }, of] = [points(run, curve), points(run, error)];
+  const width = x.map((epoch) => CONTENT.band * (of.y[of.x.indexOf(epoch)] ?? NaN));
+  const known = x.map((_, i) => i).filter((i) => Number.isFinite(y[i]) && Number.isFinite(width[i]));
+  return { x: known.map((i) => x[i]), low: known.map((i) => y[i] - width[i]), high: known.map((i) => y[i] + width[i]) };
+}
+
+/** A band as a closed shape behind its line; on a logarithmic axis it ends at `least`. */
+function bandTrace({ band: { x, low, high }, index }, least) {
+  return {
+    x: [...x, ...x.toReversed()],
+    y: [...high, ...low.toReversed()].map((value) => Math.max(value, least)),
+    mode: "lines",
+    fill: "toself",
+    fillcolor: `${theme(`series-${index % NUM_COLOURS}`)}33`,
+    line: { width: 0 },
+    hoverinfo: "skip",
+  };
+}
+
 /** Lines of a panel: of one run, a colour a metric and layer, a dash a split. */
 function linesOfRun(panel, own) {
   return panel.metrics.flatMap((metric, m) =>
@@ -43,7 +67,7 @@ function linesOfRun(panel, own) {
       const place = PLACES.length > 1 && !own ? curve.place : "";
       const key = [panel.metrics.length > 1 && metric.label, place].filter(Boolean).join(", ");
       const name = [key, curve.split].filter(Boolean).join(", ") || metric.label;
-      return { name, key, index, dash: splitDash(curve.split), points: points(RUNS[0], curve) };
+      return { name, key, index, dash: splitDash(curve.split), points: points(RUNS[0], curve), band: bandOf(RUNS[0], curve, metric) };
     }),
   );
 }
@@ -53,7 +77,7 @@ function linesOfSweep(metric, own) {
   return shownRuns().flatMap((run) => {
     const index = runStyle(run);
     const { dash } = style(index);
-    return curvesOf(run, metric.name, own).map((curve) => ({ name: run.label, index, dash, points: points(run, curve) }));
+    return curvesOf(run, metric.name, own).map((curve) => ({ name: run.label, index, dash, points: points(run, curve), band: bandOf(run, curve, metric) }));
   });
 }
 
@@ -100,8 +124,13 @@ function lineChart(lines, unit, log, metrics = []) {
     return axis(unit, ideals.length && lines.some(({ points: { y } }) => y.some(Number.isFinite)) ? { range: rangeWith(lines, ideals) } : {});
   };
   const last = lines.filter(({ points: { y } }) => y.length).map(({ name, points: { y } }) => `${name}: ${short(y.at(-1))}`);
+  const bands = lines.filter(({ band }) => band?.x.length);
+  const least = onLog ? lines.flatMap(({ points: { y } }) => y).filter(positive).reduce((a, b) => Math.min(a, b)) / 2 : -Infinity;
   return {
-    traces: lines.map(({ name, index, dash, points: found }) => line(found, name, index, { dash })),
+    traces: [
+      ...bands.map((banded) => bandTrace(banded, least)),
+      ...lines.map(({ name, index, dash, points: found }) => line(found, name, index, { dash })),
+    ],
     layout: {
       xaxis: epochAxis(lines.flatMap(({ points: { x } }) => x)),
       yaxis: valueAxis(),
@@ -112,6 +141,7 @@ function lineChart(lines, unit, log, metrics = []) {
       lost ? `${lost} values at or below 0 have no place on a logarithmic axis.` : "",
       gaps ? `${gaps} values were not finite: the lines are open there.` : "",
       flat ? "Constant, up to rounding." : "",
+      bands.length ? `Bands: ± ${CONTENT.band} standard errors.` : "",
       ideals.length ? `At collapse ${ideals.map(short).join(", ")}${onLog && !ideals.some((value) => value > 0) ? "" : " (dotted)"}.` : "",
     ]
       .filter(Boolean)
