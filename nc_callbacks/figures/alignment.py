@@ -23,7 +23,7 @@ from nc_callbacks.figures.style import (
     save_all,
     stacked,
 )
-from nc_callbacks.metrics import METRICS, LogKey
+from nc_callbacks.metrics import METRICS, LogKey, short
 
 OF_EACH_CLASS = (("mu1_per_class", "mu2_per_class"), ("sigma1_per_class", "sigma2_per_class"))
 """Panels of the figure of near-optimality."""
@@ -40,7 +40,7 @@ def near_optimality_figure(
             values = np.asarray(latest[str(key)])
             size = 5 if len(values) <= 100 else 2
             mean = float(np.mean(finite)) if len(finite := values[np.isfinite(values)]) else math.nan
-            axes.plot(values, marker, color=line["color"], ms=size, label=f"{label}, mean {mean:.3g}")
+            axes.plot(values, marker, color=line["color"], ms=size, label=f"{label}, mean {short(mean)}")
             axes.axhline(mean, color=line["color"], ls=line["linestyle"], lw=1)
         label_axes(axes, f"{METRICS[name].panel}, {key.data}", METRICS[name].unit, horizontal="class")
         add_legend(axes)

@@ -25,7 +25,7 @@ from nc_callbacks.figures.style import (
     save_all,
     stacked,
 )
-from nc_callbacks.metrics import LogKey, Metric, metric_of
+from nc_callbacks.metrics import LogKey, Metric, metric_of, short
 
 PAIRS = "class × class"
 
@@ -50,7 +50,7 @@ def number_figure(history: Sequence[Record], keys: Sequence[LogKey], num_classes
     known = num_classes is not None or not callable(metric.ideal)
     ideal = metric.value_at_collapse(num_classes or 0, num_classes or 0) if known else None
     if ideal is not None and axes.get_yscale() == "linear":
-        at_collapse(axes, ideal, f"at collapse: {ideal:.3g}".replace("-", "−"))
+        at_collapse(axes, ideal, f"at collapse: {short(ideal)}")
         add_legend(axes)
     return figure
 
@@ -107,7 +107,7 @@ def plot_pairs(
     largest = metric.range[1] if np.isfinite(metric.range[1]) else np.nanmax(np.abs(values), initial=1e-12)
     image = axes.imshow(values, cmap=diverging(), vmin=-largest, vmax=largest)
     ideal = metric.value_at_collapse(k, 0)
-    at_collapse = "" if ideal is None else f", at collapse {ideal:.3g} off the diagonal"
+    at_collapse = "" if ideal is None else f", at collapse {short(ideal)} off the diagonal"
     axes.set_title(f"{metric.title}{at_collapse}" + (f"\n{where}" if where else ""), fontsize=10)
     absent = [str(c) for c in np.flatnonzero(~np.isfinite(values).any(1))]
     of_absent = f" (grey: no samples of {', '.join(absent[:5])}{', …' if len(absent) > 5 else ''})" if absent else ""

@@ -16,11 +16,11 @@ from nc_callbacks.figures.style import (
     at_collapse,
     keys_of,
     label_axes,
-    logarithmic,
     named,
     save_all,
     series,
 )
+from nc_callbacks.figures.ticks import logarithmic
 from nc_callbacks.metrics import METRICS, LogKey
 
 

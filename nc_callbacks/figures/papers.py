@@ -14,9 +14,10 @@ from matplotlib.figure import Figure
 
 from nc_callbacks.figures.run_names import class_names, data_name, model_name
 from nc_callbacks.figures.spectrum import plot_spectra
-from nc_callbacks.figures.style import LINES, MAX_LINES, label_axes, logarithmic, plot_per_class
+from nc_callbacks.figures.style import LINES, MAX_LINES, label_axes, plot_per_class
+from nc_callbacks.figures.ticks import logarithmic
 from nc_callbacks.figures.transfer import plot_accuracies, plot_steps
-from nc_callbacks.metrics import METRICS, LogKey
+from nc_callbacks.metrics import METRICS, LogKey, short
 
 
 def near_optimality_grid(runs: Sequence[Any]) -> Figure:
@@ -34,7 +35,7 @@ def near_optimality_grid(runs: Sequence[Any]) -> Figure:
         for axes, (title, names) in zip(row, panels, strict=True):
             for (name, label), line, marker in zip(names, LINES, "ov", strict=False):
                 values = run.looks[_key(f"{name}_per_class")].values[-1]
-                axes.plot(values, marker, color=line["color"], label=f"{label}, mean {np.nanmean(values):.3g}")
+                axes.plot(values, marker, color=line["color"], label=f"{label}, mean {short(np.nanmean(values))}")
                 axes.axhline(np.nanmean(values), color=line["color"], ls=line["linestyle"], lw=1)
             low, high = axes.get_ylim()
             axes.set_ylim(top=high + 0.3 * (high - low))  # room for the legend

@@ -21,10 +21,10 @@ from nc_callbacks.figures.style import (
     at_collapse,
     keys_of,
     label_axes,
-    logarithmic,
     named,
     save_all,
 )
+from nc_callbacks.figures.ticks import logarithmic
 from nc_callbacks.metrics import LogKey
 
 RANK = "spectrum_effective_rank"

@@ -10,16 +10,17 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from itertools import cycle
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import ScaledTranslation
 from torch import Tensor
 
+from nc_callbacks.figures.ticks import logarithmic
 from nc_callbacks.metrics import BAND, LogKey, is_rounding, metric_of
 
 Record = Mapping[str, Any]
@@ -170,45 +171,6 @@ def plot_per_class(axes: Axes, epochs: Sequence[int], values: np.ndarray, title:
         axes.plot(epochs, np.nanmedian(values, axis=1), color=LINES[0]["color"], lw=1.8, label="median class")
     label_axes(axes, title, unit)
     add_legend(axes, columns=4)
-
-
-def logarithmic(axes: Axes, which: Literal["x", "y"] = "y") -> None:
-    """Make an axis logarithmic, with ticks such as 0.02, 1 and 10⁻⁵."""
-    axes.set(**{f"{which}scale": "log"})
-    axis = axes.yaxis if which == "y" else axes.xaxis
-    axis.set_major_locator(_LogTicks())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: power(value)))
-    axis.set_minor_locator(NullLocator())
-
-
-class _LogTicks(LogLocator):
-    """Decades, or 1, 2 and 5 of each, or even steps: so few that each has its number.
-
-    Matplotlib's own are formulas, and minor ticks beside: setting those takes longer than all other drawing.
-    """
-
-    def tick_values(self, vmin: float, vmax: float) -> Any:
-        low, high = math.log10(vmin), math.log10(vmax)
-        decades = np.arange(math.floor(low), math.ceil(high) + 1)
-        if high - low > 2.5:
-            return 10.0 ** decades[:: math.ceil((high - low) / 6)]
-        if high - low > 0.8:
-            return np.outer(10.0**decades, (1, 2, 5)).ravel()
-        return MaxNLocator(4).tick_values(vmin, vmax)
-
-
-def power(value: float) -> str:
-    """A positive number, with a power of ten where it is far from 1.
-
-    Example:
-        >>> power(0.02), power(1.0), power(2e-5), power(1e6)
-        ('0.02', '1', '2 · 10⁻⁵', '10⁶')
-    """
-    if 1e-3 < value < 1e4 or value <= 0:
-        return f"{value:.4g}"
-    mantissa, _, exponent = f"{value:.3e}".partition("e")
-    digits = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-    return f"10{digits}" if float(mantissa) == 1 else f"{float(mantissa):g} · 10{digits}"
 
 
 def at_collapse(axes: Axes, value: float, label: str = "at collapse", vertical: bool = False) -> None:

@@ -5,6 +5,7 @@ One row per metric, `METRICS`; `register` adds one. `LogKey` makes log keys and 
 
 from nc_callbacks.metrics import alignment, collapse, interpolation, spectrum
 from nc_callbacks.metrics.keys import SPLITS, LogKey
+from nc_callbacks.metrics.numbers import short
 from nc_callbacks.metrics.registry import (
     BAND,
     METRICS,
@@ -34,6 +35,7 @@ __all__ = [
     "metric_of",
     "register",
     "sections",
+    "short",
     "vector_panels",
 ]
 

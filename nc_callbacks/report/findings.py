@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nc_callbacks.metrics import METRICS, SHARE, LogKey
+from nc_callbacks.metrics import METRICS, SHARE, LogKey, short
 from nc_callbacks.report.run import Curve, Run, keys_of, varying
 
 NAMES = {
@@ -58,7 +58,7 @@ def _compared(key: LogKey, runs: list[Run]) -> Finding | None:
     found = [(run.final[str(key)], run) for run in runs if math.isfinite(run.final.get(str(key), math.nan))]
     if not found:
         return None
-    shown = _percent if METRICS[key.name].unit == SHARE else _short
+    shown = _percent if METRICS[key.name].unit == SHARE else short
     low, high = min(found, key=lambda pair: pair[0]), max(found, key=lambda pair: pair[0])
     loader = "" if key.loader is None else f", loader {key.loader}"
     text = f"{NAMES[key.name, key.split]}{loader}: lowest in {label(low[1], runs)}, highest in {label(high[1], runs)}."
@@ -105,7 +105,7 @@ def _over_seeds(name: str, runs: list[Run], key: LogKey) -> str:
     spread = values.std(ddof=1) if len(values) > 1 else math.nan
     if METRICS[key.name].unit == SHARE:
         return f"{name} {100 * values.mean():.1f} ± {100 * spread:.1f} %"
-    return f"{name} {_short(values.mean())} ± {_short(spread)}"
+    return f"{name} {short(values.mean())} ± {short(spread)}"
 
 
 def _accuracy(run: Run) -> Iterator[Finding]:
@@ -137,18 +137,18 @@ def _collapse(run: Run) -> Iterator[Finding]:
         text = "is the variability within classes (NC1; 0 at collapse)"
         _, values = _curve(run, "nc1")
         if len(values) > 1 and nc1 > 0 and np.isfinite(values[0]):
-            text += f"; it was {_short(values[0])} at the first look, {_times(values[0] / nc1)}"
-        yield Finding(_short(nc1), text + ".")
+            text += f"; it was {short(values[0])} at the first look, {_times(values[0] / nc1)}"
+        yield Finding(short(nc1), text + ".")
     if (etf := _last(run, "nc2_etf")) is not None:
         text = "is the distance of the class means to a simplex ETF (NC2; 0 at collapse)"
         norms, weights = _last(run, "nc2_equinorm"), _last(run, "nc2_etf_weights")
         if norms is not None:
             text += f"; their norms vary by {_percent(norms)}"
         if weights is not None:
-            text += f"; the weights are at {_short(weights)}"
-        yield Finding(_short(etf), text + ".")
+            text += f"; the weights are at {short(weights)}"
+        yield Finding(short(etf), text + ".")
     if (nc3 := _last(run, "nc3")) is not None:
-        yield Finding(_short(nc3), "is the squared distance of weights and class means, both scaled to norm 1 (NC3).")
+        yield Finding(short(nc3), "is the squared distance of weights and class means, both scaled to norm 1 (NC3).")
     if (nc4 := _last(run, "nc4")) is not None:
         ncc = _last(run, "ncc_accuracy")
         text = "of the training set is where classifier and nearest class mean disagree (NC4)"
@@ -161,15 +161,15 @@ def _alignment(run: Run) -> Iterator[Finding]:
     if (cosine := _last(run, "wm_cosine")) is not None:
         text = "is the W–M̄ cosine, the mean over classes"
         if (least := _last(run, "wm_cosine_min")) is not None:
-            text += f" (least {_short(least)})"
+            text += f" (least {short(least)})"
         if (accuracy := _last(run, "accuracy_centred_means")) is not None:
             text += f"; centred means classify {_percent(accuracy)} of the training set"
-        yield Finding(_short(cosine), text + ".")
+        yield Finding(short(cosine), text + ".")
     mu, sigma = _last(run, "mu_ratio"), _last(run, "sigma_ratio")
     if mu is not None and sigma is not None:
         yield Finding(
-            _short(mu),
-            f"is μ₂/μ₁ and {_short(sigma)} is σ²₂/σ²₁: near-optimal representations have 0 for both.",
+            short(mu),
+            f"is μ₂/μ₁ and {short(sigma)} is σ²₂/σ²₁: near-optimal representations have 0 for both.",
         )
 
 
@@ -182,11 +182,11 @@ def _interpolation(run: Run) -> Iterator[Finding]:
     if len(gap) and np.abs(gap).max() < 1e-6:
         text = "is SQI's ratio ε / ((k−1) ε̃): by construction, for softmax outputs add up to 1"
     else:
-        text = f"is SQI's ratio ε / ((k−1) ε̃) (1 where the condition holds on average), with ε = {_short(epsilon)}"
+        text = f"is SQI's ratio ε / ((k−1) ε̃) (1 where the condition holds on average), with ε = {short(epsilon)}"
     spread, off = _last(run, "sqi_epsilon_rel_std"), _last(run, "sqi_epsilon_off_rel_std")
     if spread is not None and off is not None:
-        text += f"; the spreads are {_short(abs(spread))} and {_short(abs(off))} times the means (0 in the strict form)"
-    yield Finding(_short(ratio), text + ".")
+        text += f"; the spreads are {short(abs(spread))} and {short(abs(off))} times the means (0 in the strict form)"
+    yield Finding(short(ratio), text + ".")
 
 
 def _spectrum(run: Run) -> Iterator[Finding]:
@@ -197,7 +197,7 @@ def _spectrum(run: Run) -> Iterator[Finding]:
             text += f", of {looks.values.shape[1]}"
         if (share := _last(run, "spectrum_share")) is not None:
             text += f"; the first k−1 explain {_percent(share)} of the variance"
-        yield Finding(_short(rank), text + ".")
+        yield Finding(short(rank), text + ".")
 
 
 def _curve(run: Run, name: str) -> Curve:
@@ -224,15 +224,5 @@ def _percent(value: float) -> str:
     return f"{100 * value:.1f} %" if value not in (0, 1) else f"{100 * value:.0f} %"
 
 
-def _short(value: float) -> str:
-    """Three digits.
-
-    Example:
-        >>> _short(0.9071876), _short(0.00012029), _short(1634.2)
-        ('0.907', '0.00012', '1.63e+03')
-    """
-    return f"{value:.3g}".replace("-", "−")
-
-
 def _times(ratio: float) -> str:
-    return f"{_short(ratio)} times as much" if ratio >= 1 else f"{_short(1 / ratio)} times less"
+    return f"{short(ratio)} times as much" if ratio >= 1 else f"{short(1 / ratio)} times less"

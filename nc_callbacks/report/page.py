@@ -13,6 +13,7 @@ from string import Template
 from typing import Any
 from urllib.parse import quote
 
+from nc_callbacks.metrics import short
 from nc_callbacks.report.findings import Finding, label, last_parts, of_run, of_sweep
 from nc_callbacks.report.run import Run, keys_of, varying
 from nc_callbacks.report.verdict import Verdict, verdicts
@@ -23,7 +24,18 @@ PAGE = "report.html"
 PLOTLY = "plotly-cartesian.min.js"
 """plotly.js as published in the npm package plotly.js-cartesian-dist-min: a third of the whole, and as much faster."""
 
-SCRIPTS = ("data.js", "charts.js", "curves.js", "depth.js", "runs.js", "looks.js", "main.js")
+SCRIPTS = (
+    "data.js",
+    "address.js",
+    "charts.js",
+    "tools.js",
+    "curves.js",
+    "depth.js",
+    "runs.js",
+    "matrices.js",
+    "looks.js",
+    "main.js",
+)
 
 COLUMNS = (
     ("accuracy", "train", "accuracy, train"),
@@ -143,13 +155,13 @@ def _gauges(found: list[Verdict]) -> str:
 
 def _gauge(verdict: Verdict) -> str:
     rule, share = verdict.rule, round(100 * verdict.progress)
-    start, now = (f"{value:.3g}".replace("-", "−") for value in (verdict.start, verdict.now))
+    start, now, ideal = map(short, (verdict.start, verdict.now, rule.ideal))
     kind = verdict.outcome.replace(" ", "-")
     return (
         f"<li class='{kind}'><p><a href='#{anchor(rule.condition)}'>{escape(rule.condition)}</a> "
         f"<b>{escape(verdict.outcome)}</b></p>"
         f"<div class='gauge' role='img' aria-label='{share} % of the way'><span style='width:{share}%'></span></div>"
-        f"<p class='values'><code>{escape(rule.metric)}</code> {start} → <b>{now}</b> → {rule.ideal:g}</p>"
+        f"<p class='values'><code>{escape(rule.metric)}</code> {start} → <b>{now}</b> → {ideal}</p>"
         f"<p>{escape(rule.sentence)}</p></li>"
     )
 
@@ -211,7 +223,7 @@ def _number(value: float | None) -> str:
         return "<td></td>"
     if not math.isfinite(value):
         return "<td class='number'>not finite</td>"
-    return f"<td class='number' data-value='{value!r}'>{f'{value:.4g}'.replace('-', '−')}</td>"
+    return f"<td class='number' data-value='{value!r}'>{short(value, 4)}</td>"
 
 
 def _configuration(run: Run, is_open: bool) -> str:

@@ -54,12 +54,13 @@ def build_payload(runs: list[Run], sweep: bool) -> dict[str, Any]:
         "band": BAND,
         "parameters": varying(runs),
         "sections": [_section(section, runs) for section in sections()] + _further(runs),
-        "lookPanels": [_look_panel(panel) for panel in vector_panels()],
+        "lookPanels": [_look_panel(panel, runs) for panel in vector_panels()],
         "runs": [
             {
                 "name": run.name,
                 "label": label(run, runs),
                 "withoutError": without_error(run),
+                "numClasses": num_classes(run),
                 "parameters": {name: run.overrides.get(name, "") for name in varying(runs)},
                 "final": {key: value if math.isfinite(value) else None for key, value in run.final.items()},
                 **_curves(run, keep_curve),
@@ -169,7 +170,7 @@ def _ideal(metric: Metric, runs: list[Run]) -> float | None:
     return None if k is None else metric.value_at_collapse(k, k if p is None else p)
 
 
-def _look_panel(panel: Panel) -> dict[str, Any]:
+def _look_panel(panel: Panel, runs: list[Run]) -> dict[str, Any]:
     first = panel.metrics[0]
     return {
         "title": panel.title,
@@ -177,6 +178,7 @@ def _look_panel(panel: Panel) -> dict[str, Any]:
         "log": panel.log,
         "axis": first.axis,
         "limit": first.range[1] if math.isfinite(first.range[1]) else None,
+        "ideal": _ideal(first, runs),
         "overEpochs": first.over_epochs,
         "metrics": [{"name": metric.name, "label": metric.label} for metric in panel.metrics],
     }

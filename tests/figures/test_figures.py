@@ -9,6 +9,7 @@ import torch
 from nc_callbacks import figures
 from nc_callbacks.figures import style
 from nc_callbacks.figures.each import number_figures
+from nc_callbacks.figures.ticks import logarithmic
 from tests.callbacks.common import Classifier, loader
 from tests.figures.common import drawn, picture
 
@@ -108,11 +109,11 @@ def test_ticks_of_a_logarithmic_axis_are_numbers():
     def ticks(low, high):
         axes = style.Figure().subplots()
         axes.set_ylim(low, high)
-        style.logarithmic(axes)
+        logarithmic(axes)
         shown = [label for label in axes.yaxis.get_ticklabels() if low <= label.get_position()[1] <= high]
         return [label.get_text() for label in shown]
 
-    assert ticks(1e-6, 1) == ["10⁻⁶", "10⁻⁵", "10⁻⁴", "10⁻³", "0.01", "0.1", "1"]
+    assert ticks(1e-6, 1) == ["10⁻⁶", "10⁻⁵", "10⁻⁴", "0.001", "0.01", "0.1", "1"]
     assert ticks(0.01, 0.3) == ["0.01", "0.02", "0.05", "0.1", "0.2"]
     assert ticks(0.9e-5, 1.1e-5) == ["9 · 10⁻⁶", "9.5 · 10⁻⁶", "10⁻⁵", "1.05 · 10⁻⁵", "1.1 · 10⁻⁵"]
 

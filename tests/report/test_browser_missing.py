@@ -68,7 +68,7 @@ def test_a_class_without_samples_has_no_cosine(opened, folder):
 
 
 SEEN = """() => addEventListener("beforeprint", () => {
-  window.paper = charts.map(({ plot, figure }) => {
+  window.paper = charts.filter(chart => !chart.figure.hidden).map(({ plot, figure }) => {
     const drawn = plot.querySelector(".main-svg");
     const inside = drawn && drawn.getBoundingClientRect().right <= figure.getBoundingClientRect().right;
     return { inside, traces: plot.data?.length ?? 0, right: figure.getBoundingClientRect().right };

@@ -10,6 +10,10 @@ function theme(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 }
 
+function withOpacity(hex, opacity) {
+  return `${hex}${Math.round(255 * opacity).toString(16).padStart(2, "0")}`;
+}
+
 /** Colour, dash and symbol of the i-th line: the seven colours first, then the same with the next dash. */
 function style(i) {
   return {
@@ -39,6 +43,7 @@ function axis(title, more = {}) {
     gridcolor: theme("rule"),
     linecolor: theme("rule"),
     tickfont: { size: 11, color: theme("muted") },
+    automargin: true,
     exponentformat: "power",
     zeroline: false,
     ...more,
@@ -53,8 +58,10 @@ function logAxis(title, values) {
   return axis(title, { type: "log", tickformat: "~g", ...(decades > 0.8 && { dtick: "D2" }) });
 }
 
+/** Epochs, with a line where the pointer is. */
 function epochAxis(epochs) {
-  return state.logEpochs ? logAxis("epoch", epochs) : axis("epoch");
+  const pointed = { showspikes: true, spikemode: "across", spikethickness: 1, spikedash: "solid", spikecolor: theme("muted"), spikesnap: "data" };
+  return { ...(state.logEpochs ? logAxis("epoch", epochs) : axis("epoch")), ...pointed };
 }
 
 const charts = [];
@@ -91,18 +98,27 @@ class Chart {
    * @param {string} title
    * @param {() => {traces, layout?, legend?, note?, summary?}} content what to draw now.
    * @param {string[]} keys the names in the log keys of what is drawn.
+   * @param {() => boolean} isThere whether there is anything to draw now; a chart of nothing is hidden.
    */
-  constructor(parent, title, content, keys = []) {
+  constructor(parent, title, content, keys = [], isThere = () => true) {
     this.content = content;
+    this.isThere = isThere;
     this.stale = true;
+    this.zooms = false;
+    this.views = 0;
+    this.said = "";
     this.legend = element("ul", { class: "legend" });
     this.plot = element("div", { class: "plot", role: "img" });
     this.note = element("p", { class: "note" });
     this.heading = element("h4", {}, title);
     const names = element("p", { class: "keys" }, keys.join(" · "));
-    const caption = element("figcaption", {}, this.heading, ...(keys.length ? [names] : []), this.legend);
+    this.tools = element("div", { class: "tools", role: "group", "aria-label": title });
+    const head = element("div", { class: "head" }, this.heading, this.tools);
+    const caption = element("figcaption", {}, head, ...(keys.length ? [names] : []), this.legend);
     this.figure = element("figure", {}, caption, this.plot, this.note);
     this.figure.chart = this;
+    this.figure.hidden = !isThere();
+    addTools(this);
     parent.append(this.figure);
     charts.push(this);
     inView.observe(this.figure);
@@ -110,8 +126,20 @@ class Chart {
 
   /** Draw again: soon if in view, else when it comes into view. */
   refresh() {
+    this.figure.hidden = !this.isThere();
     this.stale = true;
     this.await();
+  }
+
+  /** Draw again at once, where it was drawn. */
+  redraw() {
+    if (this.plot.children.length) this.draw();
+  }
+
+  /** Forget what was drawn. */
+  purge() {
+    Plotly.purge(this.plot);
+    this.listens = false;
   }
 
   await() {
@@ -124,7 +152,10 @@ class Chart {
     this.stale = false;
     const { traces, layout = {}, legend = [], note = "", summary = "" } = this.content();
     this.legend.replaceChildren(...legend.map(({ mark, text }) => element("li", {}, mark, text)));
-    this.note.textContent = traces.length ? note : "Nothing to show for this choice.";
+    this.said = note;
+    this.note.textContent = note;
+    for (const trace of traces) trace.hoverinfo ??= "none";
+    const lines = traces.filter((trace) => trace.hoverinfo !== "skip");
     this.plot.setAttribute("aria-label", `${this.heading.textContent}. ${summary}`);
     const touch = matchMedia("(pointer: coarse)").matches;
     Plotly.react(
@@ -136,15 +167,18 @@ class Chart {
         paper_bgcolor: "rgba(0,0,0,0)",
         plot_bgcolor: "rgba(0,0,0,0)",
         font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: theme("ink") },
-        hoverlabel: { bgcolor: theme("card"), bordercolor: theme("rule"), font: { color: theme("ink"), size: 12 } },
-        hovermode: traces.length > 6 ? "closest" : "x unified",
-        dragmode: touch ? false : "zoom",
+        hovermode: lines.length > 6 ? "closest" : "x",
+        dragmode: touch && !this.zooms ? false : "zoom",
+        // What was enlarged stays so while values change, until it is reset.
+        uirevision: `${this.views} ${state.log} ${state.logEpochs}`,
         showlegend: false,
         ...(printing && { width: this.plot.clientWidth }),
         ...layout,
       },
       { responsive: true, displayModeBar: false },
     );
+    if (!this.listens) listen(this);
+    this.listens = true;
   }
 }
 
@@ -153,8 +187,8 @@ function beginPrinting() {
   if (printing) return;
   printing = true;
   document.documentElement.classList.add("printing");
-  for (const chart of charts) {
-    Plotly.purge(chart.plot);
+  for (const chart of charts.filter(({ figure }) => !figure.hidden)) {
+    chart.purge();
     chart.draw();
   }
 }
@@ -163,12 +197,13 @@ function beginPrinting() {
 function endPrinting() {
   printing = false;
   document.documentElement.classList.remove("printing");
-  for (const chart of charts) Plotly.purge(chart.plot);
+  for (const chart of charts) chart.purge();
   refreshAll();
 }
 
 function refreshAll() {
   charts.forEach((chart) => chart.refresh());
+  remember();
 }
 
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", refreshAll);
@@ -181,11 +216,11 @@ function line({ x, y }, name, i, more = {}) {
     x,
     y,
     name: escapeMarkup(name),
+    meta: name,
     mode: alone.some((is, at) => is && Number.isFinite(y[at])) ? "lines+markers" : "lines",
     connectgaps: false,
     line: { color, dash: more.dash ?? dash, width: 1.9 },
     marker: { color, size: alone.map((is) => (is ? 7 : 0)), line: { width: 0 } },
-    hovertemplate: "%{y:.4~g}",
     ...more.trace,
   };
 }

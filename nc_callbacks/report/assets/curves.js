@@ -3,9 +3,14 @@
 
 /** Which of the seven colours and four dashes a run has. */
 function runStyle(run) {
-  const index = RUNS.indexOf(run);
-  if (state.colourBy === "run") return index;
-  return distinct(RUNS.map((r) => r.parameters), state.colourBy).indexOf(run.parameters[state.colourBy]);
+  if (state.colourBy !== "run") return distinct(RUNS.map((r) => r.parameters), state.colourBy).indexOf(run.parameters[state.colourBy]);
+  return state.seeds ? [...new Set(RUNS.map(setting))].indexOf(setting(run)) : RUNS.indexOf(run);
+}
+
+/** What sets a run apart from others, but for its seed. */
+function setting(run) {
+  const parts = CONTENT.parameters.filter((name) => name !== "seed").map((name) => `${name.split(".").at(-1)}=${run.parameters[name]}`);
+  return parts.join(", ") || "all runs";
 }
 
 function shownRuns() {
@@ -72,8 +77,36 @@ function linesOfRun(panel, own) {
   );
 }
 
+/** Mean, least and largest of several curves, at the epochs that all of them have; missing where one is. */
+function overSeeds(curves) {
+  const places = curves.map(({ x }) => new Map(x.map((epoch, at) => [epoch, at])));
+  const x = curves[0].x.filter((epoch) => places.every((place) => place.has(epoch)));
+  const values = x.map((epoch) => curves.map(({ y }, c) => y[places[c].get(epoch)]));
+  const of = (number) => values.map((found) => (found.every(Number.isFinite) ? number(found) : null));
+  const mean = of((found) => found.reduce((sum, value) => sum + value, 0) / found.length);
+  const known = x.flatMap((_, at) => (mean[at] === null ? [] : [at]));
+  const edge = (end) => known.map((at) => end(...values[at]));
+  const band = curves.length > 1 ? { x: known.map((at) => x[at]), low: edge(Math.min), high: edge(Math.max) } : null;
+  return { points: { x, y: mean, flat: curves.every(({ flat }) => flat) }, band };
+}
+
+/** Lines of a metric, one of all runs that differ by their seed alone, with a band from the least to the largest. */
+function linesOfSeeds(metric, own) {
+  const groups = Map.groupBy(shownRuns(), setting);
+  return [...groups].flatMap(([name, runs]) => {
+    const index = runStyle(runs[0]);
+    const found = runs.map((run) => curvesOf(run, metric.name, own).map((curve) => points(run, curve))).filter(({ length }) => length);
+    const count = Math.max(0, ...found.map(({ length }) => length));
+    return Array.from({ length: count }, (_, c) => {
+      const curves = found.map((each) => each[c]).filter(Boolean);
+      return { name: `${name} (${curves.length} runs)`, index, dash: style(index).dash, ...overSeeds(curves) };
+    });
+  });
+}
+
 /** Lines of a metric, a run each. */
 function linesOfSweep(metric, own) {
+  if (state.seeds) return linesOfSeeds(metric, own);
   return shownRuns().flatMap((run) => {
     const index = runStyle(run);
     const { dash } = style(index);
@@ -141,7 +174,7 @@ function lineChart(lines, unit, log, metrics = []) {
       lost ? `${lost} values at or below 0 have no place on a logarithmic axis.` : "",
       gaps ? `${gaps} values were not finite: the lines are open there.` : "",
       flat ? "Constant, up to rounding." : "",
-      bands.length ? `Bands: ± ${CONTENT.band} standard errors.` : "",
+      bands.length ? (state.seeds ? "Mean over seeds; bands from the least to the largest." : `Bands: ± ${CONTENT.band} standard errors.`) : "",
       ideals.length ? `At collapse ${ideals.map(short).join(", ")}${onLog && !ideals.some((value) => value > 0) ? "" : " (dotted)"}.` : "",
     ]
       .filter(Boolean)
@@ -157,13 +190,15 @@ function addCurveSection(parent, section) {
   for (const panel of section.panels) {
     if (!CONTENT.sweep) {
       const content = () => lineChart(linesOfRun(panel, section.own), panel.unit, panel.log, panel.metrics);
-      new Chart(grid, panel.title, content, section.own ? [] : panel.metrics.map(({ name }) => name));
+      const isThere = () => panel.metrics.some(({ name }) => curvesOf(RUNS[0], name, section.own).length);
+      new Chart(grid, panel.title, content, section.own ? [] : panel.metrics.map(({ name }) => name), isThere);
       continue;
     }
     for (const metric of panel.metrics) {
       const title = panel.metrics.length > 1 ? `${panel.title}: ${metric.label}` : panel.title;
       const content = () => lineChart(linesOfSweep(metric, section.own), panel.unit, panel.log, [metric]);
-      new Chart(grid, title, content, section.own ? [] : [metric.name]);
+      const isThere = () => shownRuns().some((run) => curvesOf(run, metric.name, section.own).length);
+      new Chart(grid, title, content, section.own ? [] : [metric.name], isThere);
     }
   }
 }
@@ -172,7 +207,7 @@ function addCurveSection(parent, section) {
 function pick(controls, text, options, chosen, mark) {
   if (options.length < 2) return;
   if (!CONTENT.sweep) return several(controls, text, options, chosen, mark, refreshAll);
-  choice(controls, text.toLowerCase(), text, options.map((option) => [option, option]), options[0], (option) => {
+  choice(controls, text.toLowerCase(), text, options.map((option) => [option, option]), [...chosen][0], (option) => {
     chosen.clear();
     chosen.add(option);
     refreshAll();
@@ -191,6 +226,13 @@ function addCurves() {
     state.logEpochs = on;
     refreshAll();
   });
+  if (CONTENT.sweep && CONTENT.parameters.includes("seed")) {
+    onOff(switches, "seeds", "Mean over seeds", state.seeds, (on) => {
+      state.seeds = on;
+      markButtons();
+      refreshAll();
+    });
+  }
   pick(controls, "Split", SPLITS, state.splits, (split) => swatch(NUM_COLOURS - 1, splitDash(split)));
   pick(controls, "Layer", PLACES, state.places);
   if (!CONTENT.sweep && RUNS[0].withoutError !== null) {

@@ -74,11 +74,19 @@ const state = {
   places: new Set(CONTENT.sweep ? PLACES.slice(0, 1) : PLACES),
   hidden: new Set(),
   colourBy: "run",
+  /* Whether runs that differ by their seed alone are one line, with a band. */
+  seeds: false,
 };
 
-/** Three digits, as in the page's text. */
+/** Three digits, and a power of ten far from 1, as in the page's text. */
 function short(value) {
-  return Number.isFinite(value) ? String(Number(value.toPrecision(3))).replace("-", "−") : "not finite";
+  if (!Number.isFinite(value)) return "not finite";
+  const size = Math.abs(value);
+  if (size === 0 || (size >= 1e-3 && size < 1e5)) return String(size >= 1000 ? Math.round(value) : Number(value.toPrecision(3))).replace("-", "−");
+  const [mantissa, exponent] = value.toExponential(2).split("e");
+  const power = `10${[...String(Number(exponent))].map((letter) => "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"["-0123456789".indexOf(letter)]).join("")}`;
+  const factor = String(Number(mantissa)).replace("-", "−");
+  return { 1: power, "−1": `−${power}` }[factor] ?? `${factor} · ${power}`;
 }
 
 /** An element with attributes and children; text is set as text, never as markup. */

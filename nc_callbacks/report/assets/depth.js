@@ -56,5 +56,8 @@ function addDepth() {
   const about = element("div", {}, element("h3", {}, "Depth"), element("p", { class: "about" }, text));
   document.getElementById("curve-sections").append(element("div", { class: "chapter", id: "curves-Depth" }, about, grid));
   const metrics = new Map(RUNS[0].depth.flatMap((depth) => depth.metrics.map((metric) => [metric.name, metric])));
-  for (const metric of metrics.values()) new Chart(grid, `${metric.title}, over depth`, () => depthChart(metric), [metric.name]);
+  for (const metric of metrics.values()) {
+    const isThere = () => Boolean(depthShown()?.metrics.some(({ name }) => name === metric.name));
+    new Chart(grid, `${metric.title}, over depth`, () => depthChart(metric), [metric.name], isThere);
+  }
 }

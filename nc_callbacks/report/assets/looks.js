@@ -31,62 +31,6 @@ function quantile(sorted, share) {
   return sorted[low] + (at - low) * ((sorted[low + 1] ?? sorted[low]) - sorted[low]);
 }
 
-/** The largest absolute entry off the diagonal, over all looks, so that colours mean the same at each. */
-function rangeOffDiagonal(looks) {
-  const [k] = looks.shape;
-  const off = (value, i) => (i % (k + 1) && Number.isFinite(value) ? Math.abs(value) : 0);
-  const all = looks.epochs.flatMap((_, row) => entries(looks, row).map(off));
-  return all.reduce((largest, value) => Math.max(largest, value), 1e-6);
-}
-
-function heatMap(name, limit) {
-  const looks = looksOf(name);
-  const values = looks && entriesAt(looks, shown.epoch);
-  if (!values) return { traces: [] };
-  const [k] = looks.shape;
-  const range = k <= 12 && limit ? limit : rangeOffDiagonal(looks);
-  const names = Array.from({ length: k }, (_, i) => classText(i, looks.step));
-  const off = values.filter((_, i) => i % (k + 1) && Number.isFinite(values[i]));
-  const isAbsent = rowsOf(values, k).map((row) => !row.some(Number.isFinite));
-  const absent = names.filter((_, i) => isAbsent[i]);
-  const mean = off.reduce((sum, value) => sum + value, 0) / off.length;
-  return {
-    traces: [
-      {
-        type: "heatmap",
-        z: rowsOf(values, k).map((row) => row.map((value) => (Number.isFinite(value) ? value : null))),
-        x0: (looks.step - 1) / 2,
-        y0: (looks.step - 1) / 2,
-        dx: looks.step,
-        dy: looks.step,
-        customdata: names.map((row) => names.map((column) => [row, column])),
-        zmin: -range,
-        zmax: range,
-        colorscale: [[0, theme("series-0")], [0.5, theme("card")], [1, theme("series-1")]],
-        colorbar: { orientation: "h", y: 1.02, yanchor: "bottom", thickness: 8, tickfont: { size: 10 }, outlinewidth: 0 },
-        texttemplate: k <= 12 ? "%{z:.2f}" : "",
-        textfont: { size: 8 },
-        hovertemplate: "%{customdata[0]}, %{customdata[1]}: %{z:.3f}<extra></extra>",
-      },
-    ],
-    layout: {
-      height: TALL,
-      // What has no value is grey, and no colour of the scale.
-      plot_bgcolor: theme("missing"),
-      margin: { l: 40, r: 10, t: 30, b: 42 },
-      hovermode: "closest",
-      xaxis: axis("class", { showgrid: false, constrain: "domain", ...(k <= 12 && { dtick: 1 }) }),
-      yaxis: axis("class", { showgrid: false, constrain: "domain", autorange: "reversed", scaleanchor: "x", ...(k <= 12 && { dtick: 1 }) }),
-    },
-    note: [
-      range < 1 ? "Colours span what is off the diagonal, over all looks." : "",
-      absent.length ? `Grey: no samples of ${absent.slice(0, 5).join(", ")}${absent.length > 5 ? ", …" : ""}.` : "",
-      looks.step > 1 ? `A cell is the mean over ${looks.step} × ${looks.step} classes.` : "",
-    ].join(" "),
-    summary: `Epoch ${shown.epoch}: off the diagonal ${short(mean)} on average.`,
-  };
-}
-
 /** A value of each class over the looks: lines, or bands of quantiles where there are many classes. */
 function overEpochs(name, unit) {
   const looks = looksOf(name);
@@ -100,25 +44,30 @@ function overEpochs(name, unit) {
   if (k <= MAX_LINES) {
     const traces = Array.from({ length: k }, (_, c) => {
       const values = { x: looks.epochs, y: rows.map((row) => (Number.isFinite(row[c]) ? row[c] : null)) };
-      return line(values, `class ${c}`, c, { trace: { hovertemplate: "epoch %{x}: %{y:.3f}" } });
+      return line(values, `class ${c}`, c);
     });
     const text = (c) => (traces[c].y.some(Number.isFinite) ? String(c) : `${c}: no samples`);
     return { traces, layout, summary, legend: traces.map((_, c) => ({ mark: swatch(c), text: text(c) })) };
   }
   const sorted = rows.map((row) => row.filter(Number.isFinite).sort((a, b) => a - b));
   const at = (share) => sorted.map((values) => quantile(values, share));
+  const percent = (share) => `${100 * share} % of classes below`;
   const band = (low, high, opacity) => [
-    { x: looks.epochs, y: at(low), mode: "lines", line: { width: 0 }, hoverinfo: "skip" },
-    { x: looks.epochs, y: at(high), mode: "lines", line: { width: 0 }, hoverinfo: "skip", fill: "tonexty", fillcolor: withOpacity(theme("series-0"), opacity) },
+    { x: looks.epochs, y: at(low), meta: percent(low), mode: "lines", line: { width: 0 }, hoverinfo: "skip" },
+    { x: looks.epochs, y: at(high), meta: percent(high), mode: "lines", line: { width: 0 }, hoverinfo: "skip", fill: "tonexty", fillcolor: withOpacity(theme("series-0"), opacity) },
   ];
-  const median = line({ x: looks.epochs, y: at(0.5) }, "median class", 0, { trace: { hovertemplate: "epoch %{x}: %{y:.3f}" } });
+  const median = line({ x: looks.epochs, y: at(0.5) }, "median class", 0);
   const note = `Median class; bands hold 50 %, 80 % and all of ${k} classes${looks.step > 1 ? ` (one in ${looks.step})` : ""}.`;
   return { traces: [...band(0, 1, 0.14), ...band(0.1, 0.9, 0.2), ...band(0.25, 0.75, 0.3), median], layout, note, summary };
 }
 
-function withOpacity(hex, opacity) {
-  const [r, g, b] = [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
-  return `rgba(${r},${g},${b},${opacity})`;
+/** A range that holds the entries of every look, so that axes stand still while looks are played. */
+function rangeOverLooks(all, transform = (values) => values) {
+  const values = all.flatMap((looks) => looks.epochs.flatMap((_, row) => transform(entries(looks, row)))).filter(Number.isFinite);
+  if (!values.length) return undefined;
+  const [low, high] = [values.reduce((a, b) => Math.min(a, b)), values.reduce((a, b) => Math.max(a, b))];
+  const margin = 0.06 * (high - low || Math.abs(high) || 1);
+  return [low - margin, high + margin];
 }
 
 /** Per-class vectors at the slider's epoch: a mark a class, and a line at each mean. */
@@ -138,10 +87,10 @@ function byClass(unit, metrics, height) {
       x: values.map((_, i) => i * looks.step),
       y: values,
       name: text,
+      meta: text,
       mean,
       mode: "markers",
       marker: { color, symbol, size: values.length <= 100 ? 8 : 3.5 },
-      hovertemplate: `class %{x}: %{y:.4~g}<extra>${text}</extra>`,
     };
   });
   const step = found[0].looks.step;
@@ -151,13 +100,19 @@ function byClass(unit, metrics, height) {
       ...(height && { height }),
       hovermode: "closest",
       shapes,
-      xaxis: axis("class", found[0].values.length <= 12 ? { dtick: 1 } : {}),
-      yaxis: axis(unit),
+      xaxis: axis("class", { range: [-0.6, found[0].values.length * step - 0.4], ...(found[0].values.length <= 12 && { dtick: 1 }) }),
+      yaxis: axis(unit, { range: rangeOverLooks(found.map(({ looks }) => looks)) }),
     },
     legend: traces.map(({ name, mean }, i) => ({ mark: swatch(found[i].index, DASHES[found[i].index]), text: `${name}, mean ${short(mean)}` })),
     note: step > 1 ? `One class in ${step}.` : "",
     summary: `Epoch ${shown.epoch}: ${traces.map(({ name, mean }) => `${name}, mean ${short(mean)}`).join("; ")}.`,
   };
+}
+
+/** A dotted line at k − 1 directions. */
+function directionsAtCollapse() {
+  const k = shown.run.numClasses;
+  return k ? [{ type: "line", x0: k - 1, x1: k - 1, yref: "paper", y0: 0, y1: 1, line: { color: theme("muted"), width: 1.2, dash: "dot" } }] : [];
 }
 
 /** Spectra of every layer at the slider's epoch. */
@@ -170,13 +125,22 @@ function spectrum(name, unit, log) {
   if (!lines.length) return { traces: [] };
   const drawn = lines.map(({ place, index, values }) => {
     const y = transform(values);
-    return line({ x: y.map((_, i) => i + 1), y }, place, index, { trace: { hovertemplate: "number %{x}: %{y:.4~g}" } });
+    return line({ x: y.map((_, i) => i + 1), y }, place, index);
   });
-  const all = (field) => drawn.flatMap((trace) => trace[field]);
+  const found = lines.map(({ looks }) => looks);
+  const all = found.flatMap((looks) => looks.epochs.flatMap((_, row) => transform(entries(looks, row)))).filter((value) => value > 0);
+  const logRange = (values) => [values.reduce((a, b) => Math.min(a, b)), values.reduce((a, b) => Math.max(a, b))].map((end, i) => Math.log10(end) + (i ? 0.08 : -0.08));
+  const directions = [1, found.reduce((largest, { shape }) => Math.max(largest, shape[0]), 2)];
   return {
     traces: drawn,
-    layout: { hovermode: "closest", xaxis: logAxis("direction", all("x")), yaxis: log ? logAxis(unit, all("y")) : axis(unit) },
+    layout: {
+      hovermode: "closest",
+      xaxis: { ...logAxis("direction", directions), range: logRange(directions) },
+      yaxis: log && all.length ? { ...logAxis(unit, all), range: logRange(all) } : axis(unit, { range: rangeOverLooks(found, transform) }),
+      shapes: directionsAtCollapse(),
+    },
     legend: lines.map(({ place, index }) => ({ mark: swatch(index), text: place })),
+    note: shown.run.numClasses ? `Dotted: k − 1 = ${shown.run.numClasses - 1}.` : "",
     summary: `Epoch ${shown.epoch}.`,
   };
 }
@@ -216,9 +180,14 @@ const DERIVED = {
 };
 
 /** What must have been recorded, title, what is drawn: the panels of some rows of the registry. */
-function panelsOf({ title, unit, log, limit, axis: along, overEpochs: over, metrics }) {
+function panelsOf({ title, unit, log, limit, ideal, axis: along, overEpochs: over, metrics }) {
   const [name] = metrics.map((metric) => metric.name);
-  if (along === "class × class") return [[name, title, () => heatMap(name, limit)]];
+  if (along === "class × class") {
+    return [
+      [name, title, () => heatMap(name, limit, ideal)],
+      [name, `${title}: how many pairs`, () => histogram(name, unit, ideal), () => hasHistogram(name)],
+    ];
+  }
   if (along === "direction") return [[DERIVED[name]?.[0] ?? name, title, () => spectrum(name, unit, log)]];
   const each = [name, title, () => byClass(unit, metrics.map((metric) => [metric.name, metric.label]), over ? TALL : 0)];
   return over ? [[name, over, () => overEpochs(name, unit)], each] : [each];
@@ -227,6 +196,7 @@ function panelsOf({ title, unit, log, limit, axis: along, overEpochs: over, metr
 function drawLooks() {
   lookCharts.forEach((chart) => chart.refresh());
   drawSamples();
+  remember();
 }
 
 /** Slider and «Play». */
@@ -265,6 +235,11 @@ function addSlider(parent) {
   return move;
 }
 
+/** Whether a look of this name is there for what is chosen; of spectra, at any layer. */
+function isShown(name) {
+  return shown.run.looks.some((look) => look.name === name && look.split === shown.split && (look.place === shown.place || name === "explained_variance"));
+}
+
 function addLooks() {
   if (!shown.run) {
     document.getElementById("looks-lead").textContent = "No looks.npz was found: the vectors and matrices of the looks were not recorded.";
@@ -272,11 +247,22 @@ function addLooks() {
   }
   const controls = document.getElementById("look-controls");
   const splits = splitsIn(shown.run.looks);
-  [shown.split] = splits;
-  [shown.place] = lookPlaces();
+  const runs = RUNS.filter((run) => run.looks.length);
+  const choose = (run, split, place) => {
+    shown.run = RUNS[Number(run)];
+    shown.split = split;
+    shown.place = place ?? lookPlaces()[0];
+    const epochs = lookEpochs();
+    shown.epoch = epochs.at(-1) ?? 0;
+    return epochs;
+  };
+  choose(RUNS.indexOf(shown.run), splits[0]);
+  Object.assign(usual, { run: String(RUNS.indexOf(shown.run)), split: shown.split, layer: shown.place, epoch: String(shown.epoch) });
+  choose(askedAmong("run", runs.map((run) => String(RUNS.indexOf(run))), usual.run), askedAmong("split", splits, splits[0]));
+  shown.place = askedAmong("layer", lookPlaces(), lookPlaces()[0]);
+  const first = Number(askedAmong("epoch", lookEpochs().map(String), String(shown.epoch)));
   const last = Number.MAX_SAFE_INTEGER;
   if (CONTENT.sweep) {
-    const runs = RUNS.filter((run) => run.looks.length);
     const options = runs.map((run) => [String(RUNS.indexOf(run)), run.label]);
     choice(controls, "look-run", "Run", options, String(RUNS.indexOf(shown.run)), (value) => {
       shown.run = RUNS[Number(value)];
@@ -300,6 +286,6 @@ function addLooks() {
   const grid = document.getElementById("look-panels");
   const recorded = new Set(RUNS.flatMap((run) => run.looks.map((look) => look.name)));
   const panels = CONTENT.lookPanels.flatMap(panelsOf).filter(([name]) => recorded.has(name));
-  lookCharts = panels.map(([, title, content]) => new Chart(grid, title, content));
-  move(last);
+  lookCharts = panels.map(([name, title, content, isThere]) => new Chart(grid, title, content, [], isThere ?? (() => isShown(name))));
+  move(lookEpochs().indexOf(first));
 }

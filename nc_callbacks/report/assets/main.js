@@ -10,6 +10,8 @@ function startPlotly() {
   refreshAll();
 }
 
+usual = choices();
+restore();
 addCurves();
 addDepth();
 if (CONTENT.sweep) {
@@ -18,6 +20,7 @@ if (CONTENT.sweep) {
   addAxes();
 }
 addLooks();
+goToPlace();
 afterPaint(startPlotly);
 addEventListener("beforeprint", () => {
   startPlotly();

@@ -16,6 +16,7 @@ function markButtons() {
     button.setAttribute("aria-pressed", String(!state.hidden.has(run)));
     button.querySelector("svg").replaceWith(swatch(runStyle(run)));
   }
+  document.getElementById("colours")?.replaceChildren(...colourMeanings());
 }
 
 function addRunButtons() {
@@ -29,7 +30,7 @@ function addRunButtons() {
   const controls = document.getElementById("curve-controls");
   if (CONTENT.parameters.length) {
     const options = [["run", "run"], ...CONTENT.parameters.map((name) => [name, name])];
-    choice(controls, "colour-by", "Colour by", options, "run", (value) => {
+    choice(controls, "colour-by", "Colour by", options, state.colourBy, (value) => {
       state.colourBy = value;
       markButtons();
       refreshAll();
@@ -49,13 +50,22 @@ function addRunButtons() {
     const button = toggle(chips, {
       text: run.label,
       mark: swatch(runStyle(run)),
-      pressed: true,
+      pressed: !state.hidden.has(run),
       name: String(RUNS.indexOf(run)),
       onToggle: () => showRun(run, state.hidden.has(run)),
     });
     runButtons.push({ button, run });
   }
   controls.append(chips);
+  controls.append(element("ul", { class: "legend", id: "colours" }));
+  markButtons();
+}
+
+/** What the colours mean, where they do not stand for runs. */
+function colourMeanings() {
+  if (state.colourBy === "run" && !state.seeds) return [];
+  const text = (run) => (state.colourBy === "run" ? setting(run) : `${state.colourBy.split(".").at(-1)}=${run.parameters[state.colourBy]}`);
+  return [...Map.groupBy(RUNS, text)].map(([meaning, [run]]) => element("li", {}, swatch(runStyle(run)), meaning));
 }
 
 /** A cell as what it sorts by: its number, or its text with numbers in it compared as numbers. */
@@ -93,34 +103,38 @@ function addAxes() {
   const names = [...CONTENT.parameters, ...finals];
   if (!finals.length) return;
   const among = (...wanted) => wanted.find((name) => names.includes(name)) ?? names[0];
-  const chosen = { x: among("nc/train/wm_cosine", finals[0]), y: among("nc/val/accuracy", finals.at(-1)) };
+  state.x = among("nc/train/wm_cosine", finals[0]);
+  state.y = among("nc/val/accuracy", finals.at(-1));
+  [usual.x, usual.y] = [state.x, state.y];
+  for (const side of ["x", "y"]) state[side] = askedAmong(side, names, state[side]);
   const controls = document.getElementById("axes-controls");
   const chart = new Chart(document.getElementById("axes"), "Runs against each other, final values", () => {
     const runs = shownRuns().filter((run) => Object.keys(run.final).length);
-    const at = runs.map((run) => [coordinate(run, chosen.x), coordinate(run, chosen.y)]);
+    const at = runs.map((run) => [coordinate(run, state.x), coordinate(run, state.y)]);
     return {
       traces: runs.map((run, i) => ({
         x: [at[i][0]],
         y: [at[i][1]],
         name: escapeMarkup(run.label),
+        meta: run.label,
         mode: "markers",
         marker: { size: 12, color: style(runStyle(run)).color, symbol: style(runStyle(run)).symbol, opacity: 0.9 },
-        hovertemplate: `%{x:.4~g}, %{y:.4~g}<extra>%{fullData.name}</extra>`,
       })),
       layout: {
         height: 380,
         hovermode: "closest",
-        xaxis: axis(escapeMarkup(chosen.x), { automargin: true }),
-        yaxis: axis(escapeMarkup(chosen.y), { automargin: true }),
+        xaxis: axis(escapeMarkup(state.x)),
+        yaxis: axis(escapeMarkup(state.y)),
       },
-      summary: `${chosen.y} against ${chosen.x} of ${runs.length} runs.`,
+      summary: `${state.y} against ${state.x} of ${runs.length} runs.`,
     };
   });
   for (const side of ["x", "y"]) {
     const text = side === "x" ? "Horizontal" : "Vertical";
-    choice(controls, `axis-${side}`, text, names.map((name) => [name, name]), chosen[side], (value) => {
-      chosen[side] = value;
+    choice(controls, `axis-${side}`, text, names.map((name) => [name, name]), state[side], (value) => {
+      state[side] = value;
       chart.refresh();
+      remember();
     });
   }
 }
