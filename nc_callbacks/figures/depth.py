@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nc_callbacks.figures.style import Makers, Record, keys_of, label_axes, named
+from nc_callbacks.figures.ticks import logarithmic
 from nc_callbacks.metrics import METRICS, LogKey
 from nc_callbacks.metrics.depth import OF_DEPTH, over_depth, tunnel_of
 
@@ -97,7 +98,7 @@ def _plot(axes: Axes, records: Sequence[Record], keys: Sequence[LogKey], tunnel:
     if tunnel is not None:
         axes.axvspan(tunnel[1], len(keys) - 1, color=SHADE, zorder=0, lw=0)
     if metric.log and drawn and min(drawn) > 0 and max(drawn) > 3 * min(drawn):
-        axes.set_yscale("log")
+        logarithmic(axes)
     label_axes(axes, metric.title, metric.unit, horizontal="")
     axes.set_xticks(range(len(keys)), _short([key.layer for key in keys]), rotation=60, ha="right", fontsize=7.5)
 
