@@ -41,7 +41,7 @@ def observed(folder):
     loader = DataLoader(data, batch_size=8)
     shared = {"layers": ["first"], "splits": ["train", "val"]}
     callbacks = [
-        NeuralCollapse(ood_loader=DataLoader(torch.randn(8, 4), 8), mse_weight_decay=0.1, **shared),
+        NeuralCollapse(ood_loader=DataLoader(torch.randn(8, 4), 8), ood_scores=True, mse_weight_decay=0.1, **shared),
         WeightMeanAlignment(a2_residual=True, implicit="full", **shared),
         QuasiInterpolation(outputs="softmax", samples=[0, 1], **shared),
         FeatureSpectrum(**shared),

@@ -48,6 +48,9 @@ class NeuralCollapse(CollapseCallback):
     Args:
         ood_loader: Loader of out-of-distribution data (batches of inputs, or as in training); adds ``nc5`` and a pass
             over it.
+        ood_scores: Add how well five scores of single samples tell that data from each split, ``ood_auroc_{score}`` and
+            ``ood_fpr_{score}`` (false positive rate at 95 % true positive rate), with ``energy``, ``nearest_mean``,
+            ``nci``, ``neco`` and ``mahalanobis`` for the score (see `nc_callbacks.functional`).
         mse_weight_decay: λ of the decomposition of the squared error (see `nc_callbacks.functional.mse_decomposition`);
             adds its three parts.
         unbalanced: Add the geometry of unbalanced classes at the classifier: ``nc2_seli``, ``nc2_seli_weights`` (up to
@@ -90,6 +93,7 @@ class NeuralCollapse(CollapseCallback):
         max_features: int | None = None,
         *,
         ood_loader: Any = None,
+        ood_scores: bool = False,
         mse_weight_decay: float | None = None,
         unbalanced: bool = False,
         standard_errors: bool = False,
@@ -115,7 +119,10 @@ class NeuralCollapse(CollapseCallback):
             verify,
             max_features,
         )
+        if ood_scores and ood_loader is None:
+            raise ValueError("ood_scores=True needs the data to tell apart: pass ood_loader=....")
         self.ood_loader = ood_loader
+        self.ood_scores = ood_scores
         self.mse_weight_decay = mse_weight_decay
         self.unbalanced = unbalanced
         self.standard_errors = standard_errors
@@ -125,11 +132,20 @@ class NeuralCollapse(CollapseCallback):
     def needs(self) -> Needs:
         of_layer = LayerNeeds("pooled", nearest_mean=True, whitened=self.lda_accuracy)
         layers = dict.fromkeys(self.layers, of_layer)
-        return Needs(of_layer, layers, accuracy=True, mismatch=True, ood_loader=self.ood_loader)
+        return Needs(
+            of_layer, layers, accuracy=True, mismatch=True, ood_loader=self.ood_loader, ood_scores=self.ood_scores
+        )
 
     @property
     def settings(self) -> tuple[Any, ...]:
-        return (*super().settings, self.ood_loader, self.mse_weight_decay, self.standard_errors, self.lda_accuracy)
+        return (
+            *super().settings,
+            self.ood_loader,
+            self.ood_scores,
+            self.mse_weight_decay,
+            self.standard_errors,
+            self.lda_accuracy,
+        )
 
     def measure(self, observation: Observation) -> Measurement:
         moments, classifier = observation.moments, observation.classifier
@@ -142,6 +158,9 @@ class NeuralCollapse(CollapseCallback):
         if classifier is not None:
             tensors |= self._of_classifier(classifier, moments, centre)
             shares |= {"nc4": classifier.mismatch, "accuracy": classifier.accuracy}
+            if self.ood_scores:
+                for name, (auroc, rate) in classifier.separations.items():
+                    shares |= {f"ood_auroc_{name}": auroc, f"ood_fpr_{name}": rate}
             if observation.split == "train":
                 shares["tpt"] = float(classifier.accuracy == 1)
         centred = centred_at(moments.means, centre, moments.precision)

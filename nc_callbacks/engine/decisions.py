@@ -11,6 +11,7 @@ from torch import Tensor
 
 from nc_callbacks.distributed import Ranks
 from nc_callbacks.engine.buffer import Samples
+from nc_callbacks.engine.outside import Scored, Scorer, add_scores, separations
 from nc_callbacks.engine.request import Needs
 from nc_callbacks.functional import centred_mean_weight, nearest_mean, whitened_weight
 from nc_callbacks.statistics import ClassMoments
@@ -24,9 +25,15 @@ class Decisions:
         needs: What is asked for.
         moments: Of the training split, by layer.
         ranks: The processes that share the data.
+        scorer: Of samples, where out-of-distribution data is to be told apart.
     """
 
-    def __init__(self, head: str, needs: Needs, moments: dict[str, ClassMoments], ranks: Ranks) -> None:
+    def __init__(
+        self, head: str, needs: Needs, moments: dict[str, ClassMoments], ranks: Ranks, scorer: Scorer | None = None
+    ) -> None:
+        self.scorer = scorer
+        self.within: Scored = {}
+        self.outside: Scored = {}
         self.head = head
         self.needs = needs
         self.ranks = ranks
@@ -54,6 +61,7 @@ class Decisions:
     def restarted(self) -> Decisions:
         """The same class means, for another split."""
         other = copy.copy(self)
+        other.within = {}
         other.counts = {name: torch.zeros_like(count) for name, count in self.counts.items()}
         return other
 
@@ -76,6 +84,17 @@ class Decisions:
             logits = samples.features[self.head].to(self.centred.dtype) @ self.centred.T
             right = self.classes[self.head][logits.argmax(1)] == samples.targets
             self.counts["centred means"] += samples.total(right)
+
+        if self.scorer is not None:
+            self._add_scores(self.scorer, samples)
+
+    def _add_scores(self, scorer: Scorer, samples: Samples) -> None:
+        counted = samples if samples.counted is None else samples.rows(samples.counted)
+        add_scores(self.within, scorer.scores(counted.features[self.head], counted.outputs))
+
+    def separations(self) -> dict[str, tuple[float, float]]:
+        """How well each score tells the out-of-distribution data from the samples; every rank has to ask."""
+        return {} if self.scorer is None else separations(self.within, self.outside, self.scorer, self.ranks)
 
     def _add_nearest(self, layer: str, rows: Tensor, samples: Samples) -> None:
         of_layer = self.needs.at(layer, self.head).nearest_mean

@@ -19,6 +19,7 @@ from nc_callbacks.engine.buffer import Budget, Buffer, Samples
 from nc_callbacks.engine.checks import Checks
 from nc_callbacks.engine.decisions import Decisions
 from nc_callbacks.engine.observation import Observations
+from nc_callbacks.engine.outside import Scorer, add_scores
 from nc_callbacks.engine.passes import Memory, Passes, Step
 from nc_callbacks.engine.request import Request
 from nc_callbacks.engine.split import SplitStatistics
@@ -150,16 +151,19 @@ class Look:
                 torch.cuda.empty_cache()
 
     def _run(self, tap: Tap, loaders: dict[str, Any]) -> Observations:
-        ood_means = self.ood_means(tap)
+        ood_means = None if self.needs.ood_scores else self.ood_means(tap)
         decisions: Decisions | None = None
         observations = {}
         for split in sorted(loaders, key=lambda split: split != "train"):
             held = self.ranks.all_or_none(partial(self.statistics, tap, split))
             self._pass(tap, split, loaders[split], held.update)
             if split == "train":
-                decisions = self.decisions(held)
+                decisions = self.decisions(held, tap)
             elif decisions is not None:
                 decisions = decisions.restarted()
+            if ood_means is None:
+                # Scores need the training split's moments.
+                ood_means = self.ood_means(tap, decisions)
             if decisions is not None:
                 self._decide(tap, split, loaders[split], held, decisions)
             observations[split] = held.observed(split, tap, decisions, ood_means)
@@ -171,12 +175,20 @@ class Look:
         budget = self.budget if self.memory.cache else None
         return SplitStatistics(tap, needs, self.model.device, self.ranks, self.source.ignore_index, budget)
 
-    def decisions(self, training: SplitStatistics) -> Decisions | None:
+    def decisions(self, training: SplitStatistics, tap: Tap) -> Decisions | None:
         """Decisions by the class means of the training split; None where nothing is asked of them."""
         if not self.needs.decisions:
             return None
         moments = training.moments()
-        return self.ranks.all_or_none(lambda: Decisions(self.head, self.needs, moments, self.ranks))
+        of_head, weight = moments[self.head], tap.weight_and_bias()[0] if self.needs.ood_scores else None
+
+        def make() -> Decisions:
+            scorer = None
+            if self.needs.ood_scores and int(of_head.present.sum()) > 1 and not of_head.nonfinite:
+                scorer = Scorer.of(of_head, weight, self.head in tap.projected)
+            return Decisions(self.head, self.needs, moments, self.ranks, scorer)
+
+        return self.ranks.all_or_none(make)
 
     def _decide(self, tap: Tap, split: str, loader: Any, held: SplitStatistics, decisions: Decisions) -> None:
         # Where one rank's cache overflowed, all ranks make the second pass.
@@ -194,15 +206,17 @@ class Look:
         )
         self.ranks.all_or_none(lambda: decisions.update_all(buffer.take()))
 
-    def ood_means(self, tap: Tap) -> dict[str, Tensor]:
-        """Feature means of the out-of-distribution data by layer."""
+    def ood_means(self, tap: Tap, decisions: Decisions | None = None) -> dict[str, Tensor]:
+        """Feature means of the out-of-distribution data by layer; its scores go to the decisions."""
         if self.needs.ood_loader is None:
             return {}
         sums: dict[str, Tensor] = {}
         samples = torch.zeros((), dtype=wide_dtype(self.model.device), device=self.model.device)
 
         def add(step: Step) -> None:
-            features = tap.read_features()
+            features, outputs = tap.read_unlabelled()
+            if decisions is not None and decisions.scorer is not None:
+                add_scores(decisions.outside, decisions.scorer.scores(features[self.head], outputs))
             samples.add_(len(features[self.head]))
             for layer, rows in features.items():
                 total = rows.sum(0, dtype=samples.dtype)

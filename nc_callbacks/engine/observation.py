@@ -30,6 +30,8 @@ class ClassifierObservation:
     expectations: SoftmaxExpectations | None = None
     samples: Float[Tensor, "s columns"] | None = None
     """Index, label and outputs (k) of the chosen training samples, a row each."""
+    separations: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """AUROC, and false positive rate at 95 % TPR, of scores against the out-of-distribution data, by their names."""
 
 
 @dataclass(frozen=True)

@@ -145,8 +145,8 @@ class Online:
 
     def _observed(self, tap: Tap, held: dict[str, SplitStatistics]) -> Observations:
         look = self.look
-        ood_means = look.ood_means(tap)
-        means = look.decisions(held["train"])
+        means = look.decisions(held["train"], tap)
+        ood_means = look.ood_means(tap, means)
         found: dict[str, dict[str, Observation]] = {}
         for split, statistics in held.items():
             decisions = None

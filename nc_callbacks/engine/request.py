@@ -87,12 +87,18 @@ class Needs:
     """Indices of training samples whose outputs are kept."""
     ood_loader: Any = None
     """Out-of-distribution data whose feature mean is gathered."""
+    ood_scores: bool = False
+    """How well scores of samples tell that data apart, which needs the final moments."""
+
+    @property
+    def of_head(self) -> bool:
+        """Whether something needs the final class means at the classifier's input."""
+        return self.head.decisions or self.mismatch or self.centred_means or self.ood_scores
 
     @property
     def decisions(self) -> bool:
         """Whether something needs the final class means: a cache of features, or a second pass."""
-        nearest = any(needs.decisions for needs in (self.head, *self.layers.values()))
-        return nearest or self.mismatch or self.centred_means
+        return self.of_head or any(needs.decisions for needs in self.layers.values())
 
     def at(self, layer: str, head: str) -> LayerNeeds:
         """Of one layer, the classifier's input or a further one."""
@@ -116,6 +122,7 @@ class Needs:
             self.softmax or other.softmax,
             tuple(dict.fromkeys(self.samples + other.samples)),
             self.ood_loader if self.ood_loader is not None else other.ood_loader,
+            self.ood_scores or other.ood_scores,
         )
 
 

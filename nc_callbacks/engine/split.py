@@ -150,6 +150,7 @@ class SplitStatistics:
             errors={kind: self.ranks.all_or_none(errors.compute) for kind, errors in self.errors.items()},
             expectations=None if self.softmax is None else self.ranks.all_or_none(self.softmax.compute),
             samples=self._reduced_samples() if split == "train" else None,
+            separations={} if decisions is None else decisions.separations(),
         )
         observations[self.head] = replace(observations[self.head], classifier=classifier)
         return observations
@@ -181,6 +182,7 @@ class SplitStatistics:
 def _cache(needs: Needs, tap: Tap, budget: Budget | None) -> Cache | None:
     if budget is None or not needs.decisions:
         return None
-    of_head = needs.mismatch or needs.centred_means
-    layers = [layer for layer in tap.modules if needs.at(layer, tap.head).decisions or (of_head and layer == tap.head)]
-    return Cache(budget, layers, outputs=needs.mismatch)
+    layers = [
+        layer for layer in tap.modules if needs.at(layer, tap.head).decisions or (needs.of_head and layer == tap.head)
+    ]
+    return Cache(budget, layers, outputs=needs.mismatch or needs.ood_scores)

@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,9 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import ScaledTranslation
 from torch import Tensor
 
+from nc_callbacks.figures.bands import Band, Record, band_of
 from nc_callbacks.figures.ticks import logarithmic
 from nc_callbacks.metrics import BAND, LogKey, is_rounding, metric_of
-
-Record = Mapping[str, Any]
-"""An entry of a callback's `history`, or its `latest`."""
 
 Makers = dict[str, Callable[[], Figure]]
 """What makes figures, by their names."""
@@ -119,27 +116,6 @@ def plot_metric(
     label_axes(axes, f"{text}\nband: ± {BAND} standard errors" if bands else text, unit)
     if len(axes.lines) > 1:
         add_legend(axes)
-
-
-@dataclass(frozen=True)
-class Band:
-    """What lies within standard errors of a line."""
-
-    epochs: list[int]
-    low: list[float]
-    high: list[float]
-    colour: str
-
-
-def band_of(history: Sequence[Record], key: LogKey, colour: str) -> list[Band]:
-    """The band of a metric whose standard error was logged; empty without."""
-    error = replace(key, name=metric_of(key.name).error)
-    if not error.name:
-        return []
-    found = [(r["epoch"] + 1, r[str(key)], BAND * r[str(error)]) for r in history if {str(key), str(error)} <= r.keys()]
-    if not found:
-        return []
-    return [Band([at for at, _, _ in found], [v - e for _, v, e in found], [v + e for _, v, e in found], colour)]
 
 
 def plot_per_class(axes: Axes, epochs: Sequence[int], values: np.ndarray, title: str, unit: str) -> None:

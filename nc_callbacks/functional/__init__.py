@@ -32,6 +32,13 @@ from nc_callbacks.functional.near_optimal import (
     softmax_expectations,
 )
 from nc_callbacks.functional.nearest_mean import nc4, nearest_mean
+from nc_callbacks.functional.outside import (
+    energy_score,
+    mahalanobis_score,
+    nci_score,
+    nearest_mean_score,
+    neco_score,
+)
 from nc_callbacks.functional.shrinkage import gcv_shrinkage, oas_shrinkage
 from nc_callbacks.functional.spectrum import (
     effective_rank,
@@ -57,12 +64,14 @@ __all__ = [
     "class_separation",
     "effective_rank",
     "eigenvalues",
+    "energy_score",
     "entropy_rank",
     "explained_variance",
     "gcv_shrinkage",
     "h_score",
     "implicit_weights",
     "log_evidence",
+    "mahalanobis_score",
     "minority_collapse",
     "mse_decomposition",
     "nc1",
@@ -81,8 +90,11 @@ __all__ = [
     "nc3_uniform_duality",
     "nc4",
     "nc5",
+    "nci_score",
     "near_optimality",
     "nearest_mean",
+    "nearest_mean_score",
+    "neco_score",
     "oas_shrinkage",
     "present_eigenvalues",
     "quasi_interpolation_errors",

@@ -8,7 +8,7 @@ from functools import partial
 from nc_callbacks.metrics.registry import SHARE, Metric
 
 INF = math.inf
-PAPYAN, ZHU, WU = "Papyan et al. 2020", "Zhu et al. 2021", "Wu & Papyan 2024"
+PAPYAN, ZHU, WU, AMMAR = "Papyan et al. 2020", "Zhu et al. 2021", "Wu & Papyan 2024", "Ammar et al. 2024"
 
 _row = partial(Metric, callback="NeuralCollapse")
 _falls = partial(_row, range=(0, INF), ideal=0, toward="down", log=True)
@@ -197,8 +197,39 @@ NC4 = (
     _row(
         "nc5", "NC4", "NC5: class means and out-of-distribution mean", "cosine", "cosine", layers=True,
         range=(0, 1), ideal=0, toward="down", on_demand="ood_loader",
-        definition="mean_c |cos(m_c, m_ood)|, with `ood_loader=`", source="Ammar et al. 2024",
+        definition="mean_c |cos(m_c, m_ood)|, with `ood_loader=`", source=AMMAR,
         projected=True, title="NC5: class means and out-of-distribution mean",
+    ),
+)  # fmt: skip
+
+_OOD = {
+    "energy": ("log Σ exp f", "Liu et al. 2020", True),
+    "nearest_mean": ("−min_c ‖h − m_c‖", "Euclidean distance", True),
+    "nci": ("w_ĉᵀ(h − m)/‖h − m‖", "Liu & Qin 2025", False),
+    "neco": ("‖P(h − m)‖/‖h − m‖", AMMAR, False),
+    "mahalanobis": ("−min_c (h − m_c)ᵀΣ⁻¹(h − m_c)", "Lee et al. 2018", False),
+}
+"""Each score: its formula, its source, and whether a projection of the features keeps it."""
+
+_separation = partial(_share, section="OOD", on_demand="ood_scores")
+_TOLD = "AUROC; false positive rate at 95 % true positive rate: {} of `ood_loader`'s samples, with `ood_scores=True`"
+
+OOD = (
+    *(
+        _separation(
+            f"ood_auroc_{name}", panel="AUROC against out-of-distribution data", label=text, source=source,
+            definition=_TOLD.format(text), projected=kept, toward="up", ideal=1,
+            title=f"Out of distribution: AUROC of {text}",
+        )
+        for name, (text, source, kept) in _OOD.items()
+    ),
+    *(
+        _separation(
+            f"ood_fpr_{name}", panel="False positive rate at 95 % true positive rate", label=text, source=source,
+            definition=_TOLD.format(text), projected=kept, toward="down", ideal=0,
+            title=f"Out of distribution: false positive rate of {text}",
+        )
+        for name, (text, source, kept) in _OOD.items()
     ),
 )  # fmt: skip
 
@@ -213,7 +244,7 @@ VECTORS = (
     ),
 )  # fmt: skip
 
-ROWS = (*NC1, *NC2, *NC3, *NC4)
+ROWS = (*NC1, *NC2, *NC3, *NC4, *OOD)
 
 TEXTS = {
     "NC1": "Variability within classes, beside the distances between class means. 0 at collapse.",
@@ -221,5 +252,6 @@ TEXTS = {
     "NC3": "How far the weights are from the centred class means, both scaled to norm 1. 0 at collapse.",
     "NC4": "Whether the classifier decides like the nearest class mean. "
     "The share where they disagree is 0 at collapse.",
+    "OOD": "How well scores of single samples, from the same moments, tell out-of-distribution data from the split.",
 }
 """Of the sections, by title."""

@@ -146,12 +146,17 @@ class Tap:
         Raises:
             ValueError: A watched module did not run or ran more than once.
         """
-        inputs, _ = self._taken()
+        return self.read_unlabelled()[0]
+
+    def read_unlabelled(self) -> tuple[dict[str, Float[Tensor, "n p"]], Float[Tensor, "n k"]]:
+        """Features and the classifier's outputs, see `read_features`."""
+        inputs, output = self._taken()
         rows = self._form.inputs(inputs[self.head])
         # Positions of a sequence are samples, as they are where targets say so.
         found = {name: x.flatten(0, -2) if rows.ndim > 2 else self._flat(name, x) for name, x in inputs.items()}
         found[self.head] = rows.reshape(-1, rows.shape[-1])
-        return {name: self._narrow(name, x) for name, x in found.items()}
+        f = self._form.outputs(output)
+        return {name: self._narrow(name, x) for name, x in found.items()}, f.reshape(-1, f.shape[-1])
 
     def _taken(self) -> tuple[dict[str, Tensor], Tensor]:
         inputs, outputs = self._inputs, self._outputs

@@ -5,8 +5,8 @@ import math
 import pytest
 from matplotlib.figure import Figure
 
+from nc_callbacks.figures.bands import band_of
 from nc_callbacks.figures.each import number_figure
-from nc_callbacks.figures.style import band_of
 from nc_callbacks.metrics import BAND, METRICS, LogKey
 
 KEY, ERROR = LogKey("nc1_corrected", "train"), LogKey("nc1_error", "train")

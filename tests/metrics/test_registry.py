@@ -18,6 +18,7 @@ SCALARS = {name for name, metric in METRICS.items() if metric.axis == "scalar"}
 ON_DEMAND = {
     NeuralCollapse: {
         "ood_loader": loader(3),
+        "ood_scores": True,
         "mse_weight_decay": 0.1,
         "unbalanced": True,
         "standard_errors": True,
