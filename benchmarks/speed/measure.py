@@ -51,7 +51,7 @@ class Pair:
     ours: float
     limit: float
     ratio: float
-    """Median of the ratios of the pairs, each taken within the same moment."""
+    """Median of the ratios of the pairs, each taken within the same moment, or the ratio of the least of each."""
 
     def __str__(self) -> str:
         return f"{scaled(self.ours)} against {scaled(self.limit)}"
@@ -89,6 +89,24 @@ def interleaved(ours: Callable[[], object], limit: Callable[[], object], options
         for _ in range(options.pairs)
     ]
     return Pair(*(median(column) for column in zip(*turns, strict=True)), median(a / b for a, b in turns))
+
+
+def cpu_seconds(function: Callable[[], object], repeats: int = 1) -> float:
+    """Of all threads of this process in one call, over `repeats` in a row, whatever others take of the cores."""
+    start = time.process_time()
+    for _ in range(repeats):
+        function()
+    return (time.process_time() - start) / repeats
+
+
+def by_cpu_time(ours: Callable[[], object], limit: Callable[[], object], options: Options, turn: float = 0.02) -> Pair:
+    """Both in turns of about so many seconds; the least of each."""
+    for function in (ours, limit):
+        cpu_seconds(function)
+    repeats = [max(1, int(turn / max(cpu_seconds(f), 1e-6))) for f in (ours, limit)]
+    turns = [[cpu_seconds(f, r) for f, r in zip((ours, limit), repeats, strict=True)] for _ in range(options.pairs)]
+    least = [min(column) for column in zip(*turns, strict=True)]
+    return Pair(*least, least[0] / least[1])
 
 
 def peak_memory(function: Callable[..., Callable[[], object]], *arguments: Any) -> float:

@@ -13,7 +13,9 @@ from nc_callbacks.distributed import Ranks
 from nc_callbacks.engine.buffer import Samples
 from nc_callbacks.engine.outside import Scored, Scorer, add_scores, separations
 from nc_callbacks.engine.request import Needs
-from nc_callbacks.functional import centred_mean_weight, nearest_mean, whitened_weight
+from nc_callbacks.functional import centred_mean_weight, whitened_weight
+from nc_callbacks.functional._common import common_dtype
+from nc_callbacks.functional.nearest_mean import NearestMean
 from nc_callbacks.statistics import ClassMoments
 
 
@@ -41,6 +43,7 @@ class Decisions:
         self.classes = {layer: m.means.isfinite().all(1).nonzero().squeeze(1) for layer, m in moments.items()}
         self.means = {layer: m.means[self.classes[layer]] for layer, m in moments.items()}
         self.precision = {layer: m.precision for layer, m in moments.items()}
+        self.nearest: dict[tuple[str, torch.dtype], NearestMean] = {}
         asked = [layer for layer in moments if needs.at(layer, head).whitened]
         found = {layer: _whitened(layer, moments[layer]) for layer in asked}
         self.whitened = {layer: linear for layer, linear in found.items() if linear is not None}
@@ -102,7 +105,10 @@ class Decisions:
         if not (of_layer or mismatch):
             return
         classes = self.classes[layer]
-        nearest = classes[nearest_mean(rows, self.means[layer])]
+        kind = layer, common_dtype(rows)
+        if kind not in self.nearest:
+            self.nearest[kind] = NearestMean.of(self.means[layer], kind[1])
+        nearest = classes[self.nearest[kind](rows)]
         if of_layer:
             self.counts[f"nearest {layer}"] += samples.total(nearest == samples.targets)
         if mismatch:

@@ -2,11 +2,126 @@
 
 from __future__ import annotations
 
+import weakref
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from nc_callbacks.functional._common import as_matrix, common_dtype, full_precision, magnitude
+from nc_callbacks.statistics.threads import one_thread
+
+_NEAR_ORIGIN = 4
+"""Squared norm of the mean of the means, of their mean squared distance from it, up to which features stay as they are.
+
+There ‖h‖ is no more than a few times ‖h − m‖, and so is what rounding does to their products.
+"""
+
+_MOST_KEPT = 2**22
+"""Entries of a weight up to which what is made of it is kept for the next batch."""
+
+
+@dataclass(frozen=True)
+class NearestMean:
+    """The nearest class mean as an affine map, a row of scores per sample, of which the largest is the nearest's."""
+
+    centre: Float[Tensor, " p"] | None
+    """What is taken off the features first; None where that would save no digits."""
+    weight: Float[Tensor, "k p"]
+    offset: Float[Tensor, " k"]
+
+    @classmethod
+    def of(cls, means: Float[Tensor, "k p"], dtype: torch.dtype) -> NearestMean:
+        """That of class means, for features in `dtype`."""
+        centre = means.mean(0)
+        around = means - centre
+        # Scores over the size of the means, whose squares might leave the range of the features' type.
+        scale = magnitude(around)
+        around = around / scale
+        squares = around.square().sum(1)
+        weight, half = around.to(dtype), scale / 2
+        # Elsewhere than on a CPU the question would wait for the device.
+        if means.device.type == "cpu" and (centre / scale).square().sum() <= _NEAR_ORIGIN * squares.mean():
+            return cls(None, weight, -(half * squares + around @ centre).to(dtype))
+        return cls(centre.to(dtype), weight, -(half.to(dtype) * weight.square().sum(1)))
+
+    def __call__(self, features: Float[Tensor, "n p"]) -> Int[Tensor, " n"]:
+        """Class indices of the nearest means."""
+        return torch.addmm(self.offset, self.taken_off(features), self.weight.T).argmax(1)
+
+    def taken_off(self, features: Float[Tensor, "n p"]) -> Float[Tensor, "n p"]:
+        """Features around the centre, in the weight's dtype."""
+        features = features.to(self.weight.dtype)
+        return features if self.centre is None else features - self.centre
+
+
+@dataclass(frozen=True)
+class _Both:
+    """A classifier and the nearest class mean as one affine map."""
+
+    nearest: NearestMean
+    weight: Float[Tensor, "2k p"]
+    bias: Float[Tensor, " 2k"]
+    known: Tensor
+    """Whether all means are finite."""
+
+    @classmethod
+    def of(cls, weight: Tensor, means: Tensor, bias: Tensor | None, dtype: torch.dtype) -> _Both:
+        nearest = NearestMean.of(means, dtype)
+        logits = weight.new_zeros(len(weight), dtype=dtype) if bias is None else bias.to(dtype)
+        if nearest.centre is not None:
+            logits = logits + weight.to(dtype) @ nearest.centre
+        weight, bias = torch.cat([weight.to(dtype), nearest.weight]), torch.cat([logits, nearest.offset])
+        return cls(nearest, weight, bias, means.isfinite().all())
+
+    def mismatch(self, features: Float[Tensor, "n p"]) -> Float[Tensor, ""]:
+        """Share of samples on which they disagree; NaN where a mean or a logit is not finite."""
+        scores = torch.addmm(self.bias, self.nearest.taken_off(features), self.weight.T)
+        with one_thread(scores.device):
+            return self._mismatch(scores)
+
+    def _mismatch(self, scores: Float[Tensor, "n 2k"]) -> Float[Tensor, ""]:
+        k = len(self.weight) // 2
+        logits, nearest = scores.split(k, 1)
+        # `max` finds the first of the largest faster than `argmax` where there are many.
+        share = (logits.max(1).indices != nearest.max(1).indices).to(scores.dtype).mean()
+        if self.known.device.type == "cpu" and scores.sum().isfinite():
+            # No entry is other than finite then; large ones add up to infinity, and are looked at one by one.
+            return share if self.known else share.fill_(torch.nan)
+        # argmax takes NaN for the largest, on both sides alike.
+        return torch.where(logits.isfinite().all() & self.known, share, torch.nan)
+
+
+class _Last:
+    """What was made of the last weight, means and bias, for the next batch with the same numbers."""
+
+    def __init__(self) -> None:
+        self._kept: tuple[list[Tensor | None], torch.dtype, _Both, object] | None = None
+
+    def get(self, given: list[Tensor | None], dtype: torch.dtype) -> _Both | None:
+        # All numbers are compared, in a hundredth of a product's time: who writes into a tensor need not say so.
+        if (kept := self._kept) is None or kept[1] != dtype or not all(map(_same, kept[0], given)):
+            return None
+        return kept[2]
+
+    def keep(self, given: list[Tensor | None], dtype: torch.dtype, found: _Both, owner: Tensor) -> None:
+        """Until `owner` is gone."""
+        copies = [None if tensor is None else tensor.detach().clone() for tensor in given]
+        self._kept = copies, dtype, found, weakref.ref(owner, self._forget)
+
+    def _forget(self, of: object) -> None:
+        if (kept := self._kept) is not None and kept[3] is of:
+            self._kept = None
+
+
+def _same(kept: Tensor | None, given: Tensor | None) -> bool:
+    if kept is None or given is None:
+        return kept is given
+    return kept.dtype == given.dtype and torch.equal(kept, given)
+
+
+_last = _Last()
 
 
 @full_precision
@@ -29,14 +144,7 @@ def nearest_mean(features: Float[Tensor, "n p"], means: Float[Tensor, "k p"]) ->
     """
     means = as_matrix("means", means)
     _check_features(features, means)
-    dtype = common_dtype(features)
-    centre = means.mean(0)
-    around = means - centre
-    # Scores over the size of the means, whose squares might leave the range of the features' type.
-    scale = magnitude(around)
-    around = (around / scale).to(dtype)
-    scores = (features.to(dtype) - centre.to(dtype)) @ around.T - scale.to(dtype) / 2 * around.square().sum(1)
-    return scores.argmax(1)
+    return NearestMean.of(means, common_dtype(features))(features)
 
 
 @full_precision
@@ -69,13 +177,23 @@ def nc4(
     _check_features(features, means)
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"bias must be ({len(weight)},) to go with the weight, got {tuple(bias.shape)}.")
-    dtype = common_dtype(features, weight)
-    logits = features.to(dtype) @ weight.to(dtype).T
-    if bias is not None:
-        logits = logits + bias.to(dtype)
-    share = (logits.argmax(1) != nearest_mean(features, means)).to(dtype).mean()
-    # argmax takes NaN for the largest, on both sides alike.
-    return torch.where(logits.isfinite().all() & means.isfinite().all(), share, torch.nan)
+    owner, dtype = means, common_dtype(features, weight)
+    features, weight, means = features.detach(), weight.detach(), as_matrix("means", means).detach()
+    if dtype != common_dtype(features):
+        logits = features.to(dtype) @ weight.to(dtype).T
+        if bias is not None:
+            logits = logits + bias.to(dtype)
+        share = (logits.argmax(1) != nearest_mean(features, means)).to(dtype).mean()
+        return torch.where(logits.isfinite().all() & means.isfinite().all(), share, torch.nan)
+    given = [weight, means, bias]
+    if features.device.type != "cpu" or weight.numel() > _MOST_KEPT:
+        return _Both.of(weight, means, bias, dtype).mismatch(features)
+    with one_thread(features.device):
+        both = _last.get(given, dtype)
+    if both is None:
+        both = _Both.of(weight, means, bias, dtype)
+        _last.keep(given, dtype, both, owner)
+    return both.mismatch(features)
 
 
 def _check_features(features: Tensor, means: Tensor) -> None:

@@ -17,6 +17,7 @@ from nc_callbacks.statistics.shifts import add_centres, centres, shall_move
 from nc_callbacks.statistics.spread import Spread
 from nc_callbacks.statistics.states import ClassSums, Covariance
 from nc_callbacks.statistics.sums import more_products, moved_products, moved_rows, total
+from nc_callbacks.statistics.threads import one_thread
 
 _ROWS_PER_CLASS = 64
 """Rows that wait before k matrices are read and written for their products."""
@@ -78,7 +79,8 @@ class StreamedSums(ClassSums):
         if self._pending.count + rows > room:
             self.settle()
         if rows < room:
-            self._pending.add(x, y, room, self._sums.dtype)
+            with one_thread(x.device):
+                self._pending.add(x, y, room, self._sums.dtype)
         else:
             self._make_states_mutable()
             for part in in_slices(x, y):
@@ -91,11 +93,23 @@ class StreamedSums(ClassSums):
         return self.num_classes * min(_ROWS_PER_CLASS, p) if self.covariance == "per_class" else 1
 
     def _add(self, x: Tensor, y: Tensor) -> None:
-        x = x.to(self.sums.dtype)
-        ones, ignored = torch.ones_like(y), None
+        ignored = None
         if self.ignore_index is not None and x.device.type != "cpu":
             ignored = y == self.num_classes
-            y, ones = y.masked_fill(ignored, 0), (~ignored).long()
+            y = y.masked_fill(ignored, 0)
+        with one_thread(x.device):
+            d = self._add_rows(x.to(self.sums.dtype), y, ignored)
+        if d is None:
+            self._add_with_care(x, y)
+        elif self.covariance == "pooled":
+            add_products(self.products, d)
+        elif self.covariance == "per_class":
+            add_class_products(self.products, d, y)
+        self._count_rows(x.shape[0])
+
+    def _add_rows(self, x: Tensor, y: Tensor, ignored: Tensor | None) -> Tensor | None:
+        """Add all but the products, and give the deviations that these are made of; None where they are far."""
+        ones = torch.ones_like(y) if ignored is None else (~ignored).long()
         if not self.shift_is_given:
             self._set_shift_of_new_classes(x, y, ones)
         d = torch.index_select(self.shift, 0, y, out=self._room_for(x))
@@ -104,20 +118,12 @@ class StreamedSums(ClassSums):
             d.masked_fill_(ignored[:, None], 0)
         norms = torch.linalg.vector_norm(d, dim=1).square_().to(self.squares.dtype)
         if self._is_far(norms):
-            self._add_with_care(x, y)
-        else:
-            self._add_deviations(d, y, ones, norms)
-        self._count_rows(x.shape[0])
-
-    def _add_deviations(self, d: Tensor, y: Tensor, ones: Tensor, norms: Tensor) -> None:
+            return None
         self.counts.index_add_(0, y, ones)
         self.sums.index_add_(0, y, d)
         self.squares.index_add_(0, y, norms)
         self.coordinate_squares.index_add_(0, y, d.sum(1).to(norms.dtype).square_())
-        if self.covariance == "pooled":
-            add_products(self.products, d)
-        elif self.covariance == "per_class":
-            add_class_products(self.products, d, y)
+        return d
 
     def _is_far(self, norms: Tensor) -> bool:
         """Whether rows with these squared distances from their shifts would cost the others their digits.

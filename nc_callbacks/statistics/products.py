@@ -14,7 +14,10 @@ from nc_callbacks.statistics.precision import wide_dtype
 
 _STRIPS = 8
 _LEAST_STRIP = 128
-"""Rows of a strip of the products: narrower ones are slower than the whole product (measured on a CPU)."""
+"""Rows of a strip of the products: narrower ones are slower than the whole product (measured on a CPU).
+
+Twice as many with several threads, which wait for one another after each strip.
+"""
 
 _FEW_FEATURES = 16
 _ROWS_TOGETHER = 256
@@ -47,7 +50,8 @@ def add_products(products: Float[Tensor, "p p"], d: Float[Tensor, "n p"]) -> Non
             products.add_(d[whole:].T @ d[whole:])
         return
     # Elsewhere than on a CPU one launch is worth more than the arithmetic.
-    step = max(_LEAST_STRIP, p // _STRIPS) if d.device.type == "cpu" else p
+    least = _LEAST_STRIP if torch.get_num_threads() == 1 else 2 * _LEAST_STRIP
+    step = max(least, p // _STRIPS) if d.device.type == "cpu" else p
     if step >= p:
         products.addmm_(d.T, d)
         return

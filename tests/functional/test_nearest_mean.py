@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from nc_callbacks.functional import nc4, nearest_mean
+from nc_callbacks.functional.nearest_mean import NearestMean, _last
 from tests import reference
 
 SHAPES = [(2, 3), (3, 7), (12, 5), (4, 1)]
@@ -128,3 +129,61 @@ def test_wrong_shapes_raise() -> None:
         nc4(torch.ones(5, 3), torch.ones(1, 3), torch.ones(1, 3))
     with pytest.raises(ValueError, match="means must be a matrix"):
         nearest_mean(torch.ones(5, 3), torch.ones(3))
+
+
+def test_nc4_of_the_next_batch_knows_what_was_written_since() -> None:
+    features, weight, means, bias = (torch.tensor(a) for a in some_layer(6, 8))
+    found = [nc4(features, weight, means, bias).item()]
+    for tensor, number in ((weight, -1.0), (means, -1.0), (bias, -2.0)):
+        # Behind the back of the version counter, as averaged weights are.
+        tensor.data.mul_(number)
+        found.append(nc4(features, weight, means, bias).item())
+        expected = reference.nc4(*(t.numpy() for t in (features, weight, means, bias)))
+        assert found[-1] == pytest.approx(expected)
+    assert len({*found}) > 2
+    assert nc4(features, weight, means).item() == pytest.approx(
+        reference.nc4(*(t.numpy() for t in (features, weight, means)))
+    )
+
+
+def test_nc4_keeps_nothing_once_the_means_are_gone() -> None:
+    features, weight, means, bias = (torch.tensor(a) for a in some_layer(6, 8))
+    nc4(features, weight, means, bias)
+    assert _last._kept is not None
+    del means
+    assert _last._kept is None
+
+
+@pytest.mark.parametrize("offset", [0.0, 1.0, 4.0, 1e4])
+def test_features_near_the_origin_keep_their_digits_without_a_centre(offset: float) -> None:
+    """Distances decide but where the two nearest differ by less than what rounding makes of either way."""
+    features, weight, means, _ = some_layer(6, 200, offset=offset)
+    x, m = torch.tensor(features).float(), torch.tensor(means)
+    own = NearestMean.of(m, torch.float32)
+    assert (own.centre is None) == (offset < 4)
+    squares = torch.cdist(x.double(), m).square()
+    two = squares.topk(2, 1, largest=False).values
+    around = x.double() - m.mean(0)
+    # The same for both ways: a few roundings of ‖h − m‖ ‖m_c − m‖, and of the entries themselves.
+    size = around.norm(dim=1) * (m - m.mean(0)).norm(dim=1).max()
+    bound = 16 * torch.finfo(torch.float32).eps * (size + x.norm(dim=1) * (m - m.mean(0)).norm(dim=1).max())
+    decided = two[:, 1] - two[:, 0] > bound
+    assert decided.double().mean() > 0.9
+    assert torch.equal(own(x)[decided], squares.argmin(1)[decided])
+    joined = nc4(x, torch.tensor(weight).float(), m)
+    apart = (x.double() @ torch.tensor(weight).T).argmax(1) != squares.argmin(1)
+    assert joined.item() == pytest.approx(apart.double().mean().item(), abs=(~decided).double().mean().item() + 1e-6)
+
+
+@pytest.mark.parametrize("number", [torch.inf, -torch.inf, torch.nan])
+def test_nc4_is_not_known_where_a_number_is_not_finite(number: float) -> None:
+    for place in range(4):
+        tensors = [torch.tensor(a) for a in some_layer(4, 5)]
+        tensors[place].view(-1)[0] = number
+        assert nc4(*tensors).isnan()
+
+
+def test_nc4_of_logits_whose_sum_leaves_the_range() -> None:
+    features = torch.full((4, 1), 1e19) * torch.tensor([[1.0], [1.0], [1.0], [-1.0]])
+    weight = torch.tensor([[1e19], [-1e19]])
+    assert nc4(features, weight, weight) == 0
