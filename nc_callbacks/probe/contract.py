@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from nc_callbacks.probe.head import Head
-from nc_callbacks.probe.linear import Shape, affine_map, is_affine
+from nc_callbacks.probe.linear import Shape, affine_map, is_affine, is_affine_nearby
 from nc_callbacks.probe.names import (
     candidates,
     check_names,
@@ -94,8 +94,10 @@ def _holds(model: nn.Module, head: str, shape: Shape, kept: Kept) -> bool:
     module = named_modules(model)[head]
     with unsharded(model):
         weight, bias = affine_map(module, shape, _magnitude(kept.inputs), kept.inputs.dtype)
-    inputs, outputs = shape.inputs(kept.inputs), shape.outputs(kept.outputs)
-    return is_affine(module, weight, bias, inputs.flatten(0, -2), outputs.flatten(0, -2))
+        inputs, outputs = shape.inputs(kept.inputs).flatten(0, -2), shape.outputs(kept.outputs).flatten(0, -2)
+        return is_affine(module, weight, bias, inputs, outputs) and is_affine_nearby(
+            module, shape, weight, bias, inputs
+        )
 
 
 def find_head(model: nn.Module, forward: Callable[[], Any], targets: Any = None) -> str:

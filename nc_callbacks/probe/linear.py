@@ -23,6 +23,9 @@ _ENTRIES = 2**22
 _ROWS = 4096
 """Rows of features that are compared at most."""
 
+_NEARBY, _SPREAD = 128, 30.0
+"""Random rows, and the largest of their spreads over that of the features."""
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -176,6 +179,39 @@ def _alone(module: nn.Module) -> Iterator[None]:
 def _computes_weight(hook: Any) -> bool:
     """Whether it is of torch's own weight_norm, spectral_norm or pruning."""
     return type(hook).__module__.startswith("torch.nn.utils")
+
+
+@torch.no_grad()
+def is_affine_nearby(
+    module: nn.Module,
+    shape: Shape,
+    weight: Float[Tensor, "k p"],
+    bias: Float[Tensor, " k"] | None,
+    inputs: Float[Tensor, "n p"],
+) -> bool:
+    """Whether a module's outputs are W h + b at random rows around the inputs too.
+
+    Those of a mixture of experts are not, though one batch may have gone to one expert alone.
+
+    Args:
+        module: The module, with whole parameters.
+        shape: How it takes rows.
+        weight: W.
+        bias: b, or None for 0.
+        inputs: Rows of a batch.
+    """
+    if is_plain(module) or _is_quantised(module):
+        # Quantised ranges are those of the data.
+        return True
+    h = inputs[:_ROWS].float()
+    noise = torch.randn(_NEARBY, h.shape[1], generator=torch.Generator().manual_seed(3))
+    noise *= torch.logspace(0, math.log10(_SPREAD), _NEARBY)[:, None]
+    rows = h.mean(0) + h.std(0, correction=0) * noise.to(h.device)
+    rows = rows.abs() if bool((h >= 0).all()) else rows
+    own = next((t for t in (*module.parameters(), *module.buffers()) if _is_real(t)), inputs)
+    with _alone(module), torch.autocast(inputs.device.type, enabled=False):
+        outputs = _asking(module, shape, inputs.device, own.dtype)(rows)
+    return is_affine(module, weight, bias, rows.to(own.dtype), outputs)
 
 
 def is_affine(

@@ -157,11 +157,14 @@ class Trial:
 
     def uses(self, tensor: Tensor) -> bool:
         """Whether a parameter or buffer is part of the model's output, found out by NaN in its place."""
-        held = tensor.detach().clone()
+        held, state = tensor.detach().clone(), Snapshot(self.model)
         tensor.data.fill_(torch.nan)
         try:
+            # What modules have computed of it and keep in eval mode, they drop when they are trained.
+            self.model.train().eval()
             output = self._forward_alike()
         finally:
+            state.put_back()
             tensor.data.copy_(held)
         return any(bool(part.isnan().any()) for part in tensors_of(output).values())
 
