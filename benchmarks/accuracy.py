@@ -6,6 +6,7 @@ in float64 from the same float32 features, whole set at once. Run: python benchm
 
 import numpy as np
 import torch
+from speed.steps import announced
 
 from nc_callbacks import ClassStatistics
 from nc_callbacks.functional import nc1
@@ -57,7 +58,7 @@ def textbook(x: torch.Tensor, y: torch.Tensor) -> float:
 
 def main() -> None:
     print(f"{'nc1':>10} {'shifted sums':>14} {'E[xxT] - mmT':>14}   relative error")
-    for exponent in range(-1, -14, -2):
+    for exponent in announced(range(-1, -14, -2), "about ten seconds"):
         x, y = features(10.0**exponent)
         exact = truth(x, y)
         errors = [abs(value / exact - 1) for value in (streamed(x, y), textbook(x, y))]

@@ -14,6 +14,7 @@ from statistics import median
 import torch
 from matplotlib.figure import Figure
 from speed.measure import batch
+from speed.steps import announced
 
 from nc_callbacks import ClassStatistics, NeuralCollapse
 from nc_callbacks.engine.observation import ClassifierObservation, Observation
@@ -52,7 +53,8 @@ def main() -> None:
     figure = Figure(figsize=(10, 3), layout="constrained")
     colours = dict(zip(NAMES, ("black", "#d55e00", "#0072b2"), strict=True))
     print("| " + " | ".join(["n", "k", "p", *NAMES.values()]) + " |\n|" + " --- |" * 6)
-    for axes, (letter, sizes) in zip(figure.subplots(1, 3), DECADES.items(), strict=True):
+    panels = zip(figure.subplots(1, 3), DECADES.items(), strict=True)
+    for axes, (letter, sizes) in announced(panels, "a minute or two"):
         found = {size: measured(**(START | {letter: size})) for size in sizes}
         for size, values in found.items():
             cells = [f"{value:,}" for value in (START | {letter: size}).values()]

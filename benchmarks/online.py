@@ -13,6 +13,7 @@ import lightning as L
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from speed.steps import announced
 
 from nc_callbacks import NeuralCollapse, WeightMeanAlignment
 from nc_callbacks.experiments.data import ImageData
@@ -78,7 +79,8 @@ def main() -> None:
         sets["Fashion-MNIST"] = (fashion, arguments.fashion_epochs)
     figure = Figure(figsize=(12, 2.9 * len(sets)), layout="constrained")
     rows = figure.subplots(len(sets), len(METRICS), squeeze=False)
-    for row, (title, (data, epochs)) in zip(rows, sets.items(), strict=True):
+    settings = zip(rows, sets.items(), strict=True)
+    for row, (title, (data, epochs)) in announced(settings, "a few minutes a data set"):
         found = histories(data, epochs)
         draw(list(row), title, found)
         print(f"{title}\nepoch  " + "  ".join(f"{name:>20}" for name in METRICS) + "   (exact, online)")

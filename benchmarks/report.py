@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from playwright.sync_api import sync_playwright
+from speed.steps import announced
 
 from nc_callbacks.callbacks.look_recorder import MAX_LOOKS, MAX_ROWS
 from nc_callbacks.metrics import METRICS, LogKey
@@ -101,7 +102,7 @@ def main() -> None:
         page_file = write_report(folder)
         print(f"{runs} runs, {epochs} epochs, {classes} classes")
         print(f"page written in {time.perf_counter() - start:.1f} s, {page_file.stat().st_size / 1e6:.1f} MB")
-        times = np.array([open_page(page_file) for _ in range(5)])
+        times = np.array([open_page(page_file) for _ in announced(range(5), "seconds each")])
         for name, column in zip(MOMENTS, times.T, strict=True):
             print(f"{name}: {np.median(column):.2f} s (median of 5), longest {column.max():.2f} s")
 

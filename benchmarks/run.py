@@ -22,6 +22,8 @@ from types import ModuleType
 import speed
 import torch
 from speed.measure import Options, Row
+from speed.steps import announced
+from tqdm import tqdm
 
 
 def groups() -> dict[str, ModuleType]:
@@ -78,15 +80,16 @@ def main() -> None:
 
     def show(line: list[str]) -> None:
         padded = [cell.ljust(width) for cell, width in zip(line, widths, strict=True)]
-        print(start + between.join(padded) + end, flush=True)
+        tqdm.write(start + between.join(padded) + end, file=sys.stdout)
+        sys.stdout.flush()
 
     show(["what", "size", "measured", "goal", "met", ""])
     if arguments.markdown:
         show(["---"] * 6)
     found = []
-    for name, module in groups().items():
-        if arguments.only and name not in arguments.only:
-            continue
+    chosen = {name: module for name, module in groups().items() if not arguments.only or name in arguments.only}
+    how_long = "a minute or so in all" if arguments.quick else "a few minutes in all (--quick: about one)"
+    for name, module in announced(chosen.items(), f"{', '.join(chosen)}: {how_long}"):
         for row in module.rows(options):
             show(cells(row))
             found.append({"module": name, **asdict(row), "met": row.met})

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from speed.steps import announced
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
@@ -58,7 +59,7 @@ def main() -> None:
                 nn.Identity(), loader, K, scale="fit"
             ),
         }
-        turns = [[seconds(function) for function in passes.values()] for _ in range(TURNS)]
+        turns = [[seconds(function) for function in passes.values()] for _ in announced(range(TURNS), "seconds each")]
         least = [min(times) for times in zip(*turns, strict=True)]
         for label, value in zip(passes, least, strict=True):
             print(f"{name:13} {label:24} {value:6.3f} s  {value / least[0]:5.2f}")

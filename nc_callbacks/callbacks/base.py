@@ -93,6 +93,9 @@ class CollapseCallback(SessionHooks):
     names: ClassVar[frozenset[str]] = frozenset()
     """Metrics that another kind of callback logs under the same keys, with the same values where the source is."""
 
+    on_bar: ClassVar[frozenset[str]] = frozenset()
+    """Metrics of the training split that the trainer's progress bar shows."""
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "__init__" in vars(cls):
@@ -213,7 +216,9 @@ class CollapseCallback(SessionHooks):
         record |= logged
         self._latest = record | matrices
         settings: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": 1, "add_dataloader_idx": False}
-        pl_module.log_dict(logged, sync_dist=trainer.world_size > 1, **settings)
+        on_bar = {str(LogKey(name, "train", prefix=self.prefix)) for name in self.on_bar}
+        for key, value in logged.items():
+            pl_module.log(key, value, prog_bar=key in on_bar, sync_dist=trainer.world_size > 1, **settings)
         if trainer.state.fn == "fit":
             self._history.append(record)
         if logged:

@@ -72,6 +72,7 @@ class NeuralCollapse(CollapseCallback):
     """
 
     names = frozenset({"accuracy"})
+    on_bar = frozenset({"nc1"})
 
     def __init__(
         self,

@@ -57,7 +57,10 @@ class ImageClassifier(LightningModule):
         loss = self.loss(outputs, targets)
         accuracy = (outputs.argmax(1) == targets).float().mean()
         values = {f"{split}/loss": loss, f"{split}/accuracy": accuracy}
-        self.log_dict(values, on_step=False, on_epoch=True, batch_size=len(images), sync_dist=True)
+        settings: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": len(images), "sync_dist": True}
+        # On the bar: of training the loss, of validation the accuracy.
+        for name, value in values.items():
+            self.log(name, value, prog_bar=name in ("train/loss", "val/accuracy"), **settings)
         if split == "val" and self.rare is not None:
             # Every batch logs, one without rare samples with weight 0: ranks wait for each other.
             right = (outputs.argmax(1) == targets)[self.rare[targets]].float()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from pathlib import Path
 
 import hydra
 import lightning as L
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
@@ -16,10 +18,13 @@ from nc_callbacks.experiments.module import ImageClassifier
 from nc_callbacks.runs.job import job
 from nc_callbacks.runs.loggers import log_results
 from nc_callbacks.runs.report_page import ReportPage
-from nc_callbacks.runs.summary import print_summary
+from nc_callbacks.runs.terminal import print_line, print_summary
 
 # The data lies in memory, where worker processes would only slow it down; Hydra writes to the folder before the logger.
 HARMLESS = ("does not have many workers", "exists and is not empty", "isinstance.treespec, LeafSpec")
+
+UNASKED = ("💡 Tip", "GPU available: False", "TPU available: False")
+"""Beginnings of messages that no one can do anything about."""
 
 
 def train(config: DictConfig, folder: str | Path) -> dict[str, float]:
@@ -66,8 +71,23 @@ def train(config: DictConfig, folder: str | Path) -> dict[str, float]:
     trainer.fit(model, datamodule=data)
     if trainer.is_global_zero and page.summary is not None:
         log_results(trainer, config, page.summary["metrics"])
-        print_summary(page.summary, folder, page.page)
+        if _is_of_a_sweep():
+            print_line(page.summary)
+        else:
+            print_summary(page.summary, folder, page.page, page.curves.first, config.get("verbose", False))
     return {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+
+def _is_of_a_sweep() -> bool:
+    """Whether this is one run of many, whose table comes at their end."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+class _Advertisements(logging.Filter):
+    """Lets what Lightning says of other products and of devices that are not used pass unsaid."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith(UNASKED)
 
 
 @hydra.main(version_base="1.3", config_path="pkg://nc_callbacks.conf", config_name="train")
@@ -76,6 +96,7 @@ def main(config: DictConfig) -> None:
     """The command: runs and sweeps."""
     for harmless in HARMLESS:
         warnings.filterwarnings("ignore", message=f".*{harmless}")
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_Advertisements())
     train(config, HydraConfig.get().runtime.output_dir)
 
 

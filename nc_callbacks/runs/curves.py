@@ -57,6 +57,14 @@ class CurveLogger(Logger):
             found |= self.rows[epoch]
         return {key: value for key, value in found.items() if key != "step"}
 
+    @property
+    def first(self) -> dict[str, float]:
+        """The first finite value of each log key."""
+        found: dict[str, float] = {}
+        for epoch in sorted(self.rows, reverse=True):
+            found |= {key: value for key, value in self.rows[epoch].items() if math.isfinite(value)}
+        return {key: value for key, value in found.items() if key != "step"}
+
     def forget_from(self, epoch: int) -> None:
         """Drop this epoch and later ones: of a fit that was cut off and is repeated, or of an earlier one."""
         self.rows = {at: row for at, row in self.rows.items() if at < epoch}

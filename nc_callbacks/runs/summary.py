@@ -1,4 +1,4 @@
-"""The end of a run: summary.json and a table of the last values."""
+"""The end of a run: summary.json, and the page."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import math
 import platform
 import warnings
-from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from typing import Any
 from lightning.pytorch import Trainer
 
 from nc_callbacks.files import write_whole
-from nc_callbacks.metrics import LogKey
 from nc_callbacks.runs.folder import SUMMARY_FILE
 from nc_callbacks.runs.page import write_report
 
@@ -70,30 +68,6 @@ def write_summary(
     return summary
 
 
-def print_summary(summary: dict[str, Any], folder: str | Path, page: Path | None = None) -> None:
-    """Print the last values as a table, one column per split and loader, and where the run's folder is."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    rows: dict[str, dict[str, float | None]] = {}
-    for text, value in summary["metrics"].items():
-        key = LogKey.parse(text)
-        rows.setdefault(str(replace(key, split="", loader=None)), {})[key.data] = value
-    columns = list(dict.fromkeys(("train", "val", *(data for values in rows.values() for data in values))))
-    table = Table(title=f"After {summary['epochs']} epochs, {summary['seconds']:.0f} s", title_justify="left")
-    table.add_column("metric")
-    for column in columns:
-        table.add_column(column, justify="right")
-    for name, values in rows.items():
-        table.add_row(escape(name), *(_formatted(values[data]) if data in values else "" for data in columns))
-    console = Console()
-    console.print(table)
-    console.print(f"Run folder: {folder}", soft_wrap=True, highlight=False, markup=False)
-    if page is not None:
-        console.print(f"Page: {page}", soft_wrap=True, highlight=False, markup=False)
-
-
 def write_page(folder: str | Path) -> None:
     """Write ``report.html`` of a run or sweep and say where it is; a page that fails is a warning."""
     from rich.console import Console
@@ -104,10 +78,6 @@ def write_page(folder: str | Path) -> None:
         warnings.warn(f"The page of {folder} could not be written: {error!r}.", stacklevel=2)
     else:
         Console().print(f"Page: {page}", soft_wrap=True, highlight=False, markup=False)
-
-
-def _formatted(value: float | None) -> str:
-    return "not finite" if value is None else f"{value:.4g}"
 
 
 def _version(package: str) -> str | None:

@@ -22,6 +22,7 @@ from nc_callbacks.runs.folder import SWEEP_FILE, read
 from nc_callbacks.runs.job import config_problem
 from nc_callbacks.runs.paper_figures import FIGURES, draw_paper_figure
 from nc_callbacks.runs.processes import share_folder, started_by_torchrun
+from nc_callbacks.runs.progress import SweepProgress, number_of_runs
 from nc_callbacks.runs.summary import write_page
 from nc_callbacks.runs.tables import write_table
 
@@ -46,6 +47,7 @@ class SweepSummary(Callback):
             raise ValueError(f"figure must be one of {', '.join(FIGURES)}, got {figure!r}.")
         self.metrics = list(metrics)
         self.figure = figure
+        self.progress: SweepProgress | None = None
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         if config.resume:
@@ -64,6 +66,16 @@ class SweepSummary(Callback):
         folder, overrides = Path(config.hydra.sweep.dir), list(config.hydra.overrides.task)
         if problem := config_problem(config) or resume_problem(folder, overrides):
             raise SystemExit(problem)
+        if str(config.hydra.launcher.get("_target_", "")).endswith("BasicLauncher"):
+            self.progress = SweepProgress(number_of_runs(config.hydra.sweeper, overrides))
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        if self.progress is not None:
+            self.progress.say(" ".join(map(str, config.hydra.overrides.task)))
+
+    def on_job_end(self, config: DictConfig, job_return: Any, **kwargs: Any) -> None:
+        if self.progress is not None:
+            self.progress.done += 1
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
