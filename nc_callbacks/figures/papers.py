@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from nc_callbacks.figures.run_names import class_names, data_name, model_name
 from nc_callbacks.figures.spectrum import plot_spectra
-from nc_callbacks.figures.style import LINES, MAX_LINES, label_axes, plot_per_class
+from nc_callbacks.figures.style import LINES, MAX_LINES, add_legend, label_axes, plot_per_class
 from nc_callbacks.figures.ticks import logarithmic
 from nc_callbacks.figures.transfer import plot_accuracies, plot_steps
 from nc_callbacks.metrics import METRICS, LogKey, short
@@ -69,10 +69,23 @@ def cosine_and_accuracy_grid(runs: Sequence[Any]) -> Figure:
         cosines = run.looks[_key("wm_cosine_per_class")]
         plot_per_class(upper, list(cosines.epochs), cosines.values, f"{data_name(run)}, {activation}", "Cos(w_c, μ_c)")
         upper.set_ylim(top=1)
-        if 0 < len(named := class_names(run)) == len(upper.lines):
-            upper.legend(upper.lines, named, frameon=False, fontsize=7, ncols=2)
+        _one_legend(upper, class_names(run), columns=4)
         _plot_accuracies(lower, run, f"{data_name(run)}, {activation}")
     return figure
+
+
+def _one_legend(axes: Axes, names: Sequence[str] = (), columns: int = 2) -> None:
+    """A legend below, with one entry a label where several seeds draw the same; lines take their classes' names."""
+    for c, name in enumerate(names):
+        for line in axes.lines:
+            if line.get_label() == f"class {c}":
+                line.set_label(name)
+    seen: set[object] = set()
+    for line in axes.lines:
+        if line.get_label() in seen:
+            line.set_label("_repeated")
+        seen.add(line.get_label())
+    add_legend(axes, columns)
 
 
 def _plot_accuracies(axes: Axes, run: Any, title: str) -> None:
@@ -80,8 +93,8 @@ def _plot_accuracies(axes: Axes, run: Any, title: str) -> None:
         for split, style in (("train", "-"), ("val", "--")):
             epochs, values = run.curves[_key(name, split)]
             axes.plot(epochs, values, style, color=line["color"], label=f"{label}, {split}", lw=1.4)
-    axes.legend(frameon=False, fontsize=7)
     label_axes(axes, title, "accuracy")
+    _one_legend(axes, columns=4)
 
 
 def interpolation_grid(runs: Sequence[Any]) -> Figure:

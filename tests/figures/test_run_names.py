@@ -39,3 +39,12 @@ def test_classes_without_names_have_numbers(tmp_path):
     assert class_names(run) == []
     (tmp_path / "run" / "data.json").unlink()
     assert class_names(run) == []
+
+
+def test_several_seeds_share_their_names_in_the_legend(tmp_path):
+    runs = [run_of(tmp_path / f"run{seed}", NAMES) for seed in (0, 1)]
+    cosines, accuracies = papers.cosine_and_accuracy_grid(runs).axes[:2]
+    assert len(cosines.lines) == 2 * len(NAMES)
+    assert [text.get_text() for text in cosines.get_legend().get_texts()] == NAMES
+    entries = [text.get_text() for text in accuracies.get_legend().get_texts()]
+    assert entries == ["W, train", "W, val", "M̄, train", "M̄, val"]
