@@ -9,6 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
 
+from nc_callbacks.metrics import short
 from tests.processes import ROOT, python
 
 CHOICES = sorted(f"{path.parent.name}={path.stem}" for path in (ROOT / "nc_callbacks" / "conf").glob("*/*.yaml"))
@@ -48,7 +49,8 @@ def test_summary_holds_the_last_values_of_the_log(default_run):
         assert float(last[key]) == pytest.approx(value, rel=1e-5), key
     for split in ("train", "val"):
         assert f"nc/{split}/nc1" in summary["metrics"]
-    assert "nc/nc1" in printed
+    line = next(line for line in printed.splitlines() if line.split()[:2] == ["NC1", "nc1"])
+    assert short(summary["metrics"]["nc/train/nc1"]) in line
     assert summary["metrics"]["nc/val/accuracy"] > 0.9
 
 

@@ -55,8 +55,9 @@ def print_summary(
     lines = None if verbose else digest(summary["metrics"], first or {})
     console.print(f"After {summary['epochs']} epochs, {duration(summary['seconds'])}")
     console.print(_all_values(summary["metrics"]) if lines is None else lines)
-    rest = "" if lines is None else f" (all {len(summary['metrics'])} values: {SUMMARY_FILE}, or verbose=true)"
-    console.print(f"Run folder: {folder}{rest}", soft_wrap=True, highlight=False, markup=False)
+    if lines is not None:
+        console.print(f"All {len(summary['metrics'])} values: {SUMMARY_FILE}, or verbose=true", highlight=False)
+    console.print(f"Run folder: {folder}", soft_wrap=True, highlight=False, markup=False)
     if page is not None:
         console.print(f"Page: {page}", soft_wrap=True, highlight=False, markup=False)
 

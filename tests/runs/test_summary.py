@@ -64,8 +64,8 @@ def test_ten_lines_from_the_first_look_to_the_last(tmp_path, capsys):
     assert "W–M̄ wm_cosine not finite ↑ 1" in lines
     assert "SQI sqi_epsilon_rel_std 4 → 0.5 → 0" in lines
     assert "mu1" not in text
-    assert "7" not in text.split("Run folder")[0].replace("75.5", "")
-    assert "all 7 values" in text
+    assert "7" not in text.split("All 7")[0].replace("75.5", "")
+    assert "All 7 values: summary.json" in text
 
 
 def test_where_no_condition_was_measured_all_is_printed(tmp_path, capsys):
