@@ -3,98 +3,62 @@
 import re
 import textwrap
 
-import pytest
-
 from nc_callbacks import FeatureSpectrum, NeuralCollapse, QuasiInterpolation, WeightMeanAlignment
 from tests.callbacks.common import Classifier, loader, trainer
-from tests.processes import ROOT, python
+from tests.docs.common import blocks, pasted
+from tests.processes import ROOT
 
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-
-# Written without this package in mind: a LightningModule and a LightningDataModule as in Lightning's own guide.
-MY_PROJECT = """
-import lightning as L
-import torch
-from torch import nn, optim
-from torch.utils.data import DataLoader, TensorDataset
+README = ROOT / "README.md"
+TEXT = README.read_text(encoding="utf-8")
+DOCS = ROOT / "docs"
+TRAINER, LOOP, HEAD = blocks(README, "python")
 
 
-class MyModel(L.LightningModule):
-    def __init__(self):
-        super().__init__()
-        self.encoder = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU())
-        self.decoder = nn.Linear(32, 5)
-
-    def forward(self, x):
-        return self.decoder(self.encoder(x))
-
-    def training_step(self, batch, batch_idx):
-        x, y = batch
-        loss = nn.functional.cross_entropy(self(x), y)
-        self.log("train_loss", loss)
-        return loss
-
-    def validation_step(self, batch, batch_idx):
-        x, y = batch
-        self.log("val_loss", nn.functional.cross_entropy(self(x), y), prog_bar=True)
-
-    def configure_optimizers(self):
-        return optim.Adam(self.parameters(), lr=1e-3)
-
-
-class MyData(L.LightningDataModule):
-    def setup(self, stage):
-        torch.manual_seed(0)
-        y = torch.arange(100) % 5
-        self.data = TensorDataset(torch.randn(100, 8, 8) + y[:, None, None], y)
-
-    def train_dataloader(self):
-        return DataLoader(self.data, batch_size=10, shuffle=True)
-
-    def val_dataloader(self):
-        return DataLoader(self.data, batch_size=10)
-"""
-
-
-def printed(block, folder):
-    """The last line that the block prints, pasted into a file."""
-    (folder / "my_project.py").write_text(MY_PROJECT)
-    (folder / "pasted.py").write_text(block)
-    run = python(folder / "pasted.py", folder=folder)
-    assert run.returncode == 0, run.stderr
-    return run.stdout.strip().splitlines()[-1]
+def test_is_short():
+    assert len(TEXT.splitlines()) <= 130
 
 
 def test_a_head_from_class_means_takes_six_lines(tmp_path):
-    (block,) = (block for block in BLOCKS if "from_loader" in block)
-    assert len([line for line in block.splitlines() if line.strip()]) == 6
-    # M̄ in float64 from its definition.
+    assert len([line for line in HEAD.splitlines() if line.strip()]) == 6
+    # The whitened means in float64 from their definition; the shrinkage is the head's own.
     check = """
     import torch
 
-    x, y = data.data.tensors
-    h = model.encoder(x).double()
-    means = torch.stack([h[y == c].mean(0) for c in range(5)])
-    centred = means - means.mean(0)
-    print((model.decoder.weight - centred / torch.linalg.matrix_norm(centred, 2)).abs().max().item())
+    x, y = data.train_set.tensors
+    h = model.encoder(x).double().detach()
+    means = torch.stack([h[y == c].mean(0) for c in range(10)])
+    within = (h - means[y]).T @ (h - means[y]) / len(h)
+    logits = model.decoder(model.encoder(x)).double().detach()
+    fits = []
+    for a in torch.logspace(-6, 0, 61, dtype=torch.float64):
+        covariance = (1 - a) * within + a * within.trace() / 64 * torch.eye(64)
+        weight = torch.linalg.solve(covariance, (means - means.mean(0)).T).T
+        expected = h @ weight.T - (means @ torch.linalg.inv(covariance) * means).sum(1) / 2
+        fits.append((expected.argmax(1) == logits.argmax(1)).double().mean().item())
+    print(max(fits))
     """
-    assert float(printed(block + textwrap.dedent(check), tmp_path)) < 1e-6
+    assert float(pasted(HEAD + textwrap.dedent(check), tmp_path).split()[-1]) > 0.99
 
 
-@pytest.mark.parametrize("block", [block for block in BLOCKS if "from_loader" not in block], ids=["trainer", "loop"])
-def test_code_runs_pasted_into_a_file(block, tmp_path):
-    last = printed(block, tmp_path)
-    if "my_project" in block:
-        assert re.fullmatch(r"decoder \d+\.\d+", last), last
-        assert len(block.strip().splitlines()) <= 10
-    else:
-        assert last.count("tensor(") == 2
+def test_ten_lines_run_on_a_model(tmp_path):
+    assert len([line for line in TRAINER.splitlines() if line.strip()]) <= 10
+    last = pasted(TRAINER, tmp_path).strip().splitlines()[-1]
+    assert re.fullmatch(r"decoder 0\.\d+", last), last
+    assert (tmp_path / "runs" / "mine" / "report.html").is_file()
+
+
+def test_the_loop_runs(tmp_path):
+    assert pasted(LOOP, tmp_path).count("tensor(") == 2
+
+
+def test_words_are_defined_where_they_are_first_used():
+    assert re.search(r"\blooks?\b", TEXT).start() == TEXT.index("look*, one streaming pass")
+    assert TEXT.index("M̄") == TEXT.index("M̄, the matrix of centred class means")
 
 
 def test_names_the_two_commands():
-    assert 'pip install -e ".[experiments]" && python train.py' in README
-    assert 'pip install -e ".[dev]" && pytest' in README
+    assert 'pip install -e ".[experiments]" && python train.py' in TEXT
+    assert 'pip install -e ".[dev]" && pytest' in TEXT
 
 
 def test_every_log_key_is_in_the_tables():
@@ -109,7 +73,7 @@ def test_every_log_key_is_in_the_tables():
     names -= {"epoch", "step"}
     # `nc2_etf`, `…_weights` in one row stands for both.
     listed = set()
-    for row in re.findall(r"^\|? ?(.*`.*)$", README, flags=re.MULTILINE):
+    for row in re.findall(r"^\| (.*`.*)$", (DOCS / "metrics.md").read_text(encoding="utf-8"), flags=re.MULTILINE):
         first = None
         for name in re.findall(r"`([^`]+)`", row):
             first = first or name
@@ -119,14 +83,15 @@ def test_every_log_key_is_in_the_tables():
 
 
 def test_every_choice_of_every_group_is_listed():
+    page = (DOCS / "howto" / "training_script.md").read_text(encoding="utf-8")
     for group in ("data", "model", "loss", "optimizer", "trainer", "callbacks", "logger", "experiment"):
-        row = re.search(rf"^\| `{group}` \|(.*)$", README, flags=re.MULTILINE)[1]
+        row = re.search(rf"^\| `{group}` \|(.*)$", page, flags=re.MULTILINE)[1]
         for path in (ROOT / "nc_callbacks" / "conf" / group).glob("*.yaml"):
             assert f"`{path.stem}`" in row, (group, path.stem)
 
 
 def test_links_lead_somewhere():
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
+    for target in re.findall(r"\]\(([^)#]+)\)", TEXT):
         assert (ROOT / target).exists(), target
 
 

@@ -1,4 +1,4 @@
-"""`python -m nc_callbacks.metrics` prints the tables of metrics in README.md, one a callback, as Markdown."""
+"""`python -m nc_callbacks.metrics` prints the tables of metrics of docs/metrics.md, one a callback, as Markdown."""
 
 from __future__ import annotations
 

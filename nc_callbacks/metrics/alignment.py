@@ -20,7 +20,7 @@ _DOUBT = "`wm_cosine` without the bias of few samples a class; its standard erro
 _MU = "mean of ‖m_c‖²; mean over c ≠ c' of m_cᵀm_c'; mu2/mu1"
 _SIGMA = "mean diagonal and mean off-diagonal entry of C_c, averaged over c; sigma2/sigma1"
 _MUS, _SIGMAS = "μ₁ and μ₂: products of class means", "σ²₁ and σ²₂: class covariances"
-_IMPLICIT = "how far W is from Proposition 2, with `implicit=` full or published ([docs/papers.md](docs/papers.md))"
+_IMPLICIT = "how far W is from Proposition 2, with `implicit=` full or published (docs/papers.md)"
 _MU_OF_EACH, _SIGMA_OF_EACH = "‖m_c‖²; mean over c' of m_cᵀm_c'", "mean diagonal and mean off-diagonal entry of C_c"
 
 ROWS = (

@@ -28,7 +28,7 @@ class Metric:
     """Its symbol, short, beside other metrics of its panel."""
     unit: str = PURE
     definition: str = ""
-    """As README's table has it."""
+    """As the table of all metrics has it."""
     source: str = ""
     callback: str = ""
     """The public callback that measures it; of several, the first."""
