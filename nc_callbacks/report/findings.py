@@ -102,8 +102,11 @@ def _without_seed(runs: list[Run]) -> dict[str, list[Run]]:
 
 def _over_seeds(name: str, runs: list[Run], key: LogKey) -> str:
     values = np.array([run.final[str(key)] for run in runs])
-    spread = values.std(ddof=1) if len(values) > 1 else math.nan
-    if METRICS[key.name].unit == SHARE:
+    share = METRICS[key.name].unit == SHARE
+    if len(values) == 1:
+        return f"{name} {_percent(values[0]) if share else short(values[0])} (one run)"
+    spread = values.std(ddof=1)
+    if share:
         return f"{name} {100 * values.mean():.1f} ± {100 * spread:.1f} %"
     return f"{name} {short(values.mean())} ± {short(spread)}"
 

@@ -56,7 +56,7 @@ def test_a_mixture_of_experts_has_no_weight(sparse, name, scaled, seed):
 @pytest.mark.parametrize("seed", range(1, 4))
 def test_experts_that_see_their_samples_alone_have_to_be_named(seed):
     torch.manual_seed(seed)
-    with pytest.raises(ValueError, match="returns what 'head' gives as a whole.*head='head'"):
+    with pytest.raises(ValueError, match=r"returns what 'head' gives as a whole.*head='head'"):
         found(Network(Experts(sparse=True, scaled=False)).eval())
     torch.manual_seed(0)
     head = found(Network(Experts(sparse=True, scaled=False)).eval())

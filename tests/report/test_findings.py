@@ -1,5 +1,7 @@
 """The findings' numbers are those of the folder."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -85,3 +87,11 @@ def test_sweep_names_extremes_and_spread_over_seeds(tmp_path):
     assert number == "0.02 to 0.2"
     assert "lowest in 0 (activation=tanh, seed=0), highest in 3 (activation=relu, seed=1)" in text
     assert "activation=tanh 0.03 ± 0.0141; activation=relu 0.15 ± 0.0707" in text
+
+
+def test_a_setting_with_one_seed_has_no_spread(tmp_path):
+    shutil.rmtree(make_sweep(tmp_path) / "3")
+    found = {finding.text: finding.number for finding in of_sweep(read(tmp_path)[1])}
+    assert "activation=tanh 0.03 ± 0.0141; activation=relu 0.1 (one run)." in matching(found, "nc1")[1]
+    assert "(one run)" in matching(found, "Validation accuracy")[1]
+    assert not any("nan" in text or "not finite" in text for text in found)

@@ -44,9 +44,13 @@ def test_the_product_alone_uses_them(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("two_threads")
 def test_they_are_put_back_after_an_error() -> None:
-    with pytest.raises(RuntimeError, match="broken"), one_thread(torch.device("cpu")):
-        assert torch.get_num_threads() == 1
-        raise RuntimeError("broken")
+    def broken() -> None:
+        with one_thread(torch.device("cpu")):
+            assert torch.get_num_threads() == 1
+            raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match="broken"):
+        broken()
     assert torch.get_num_threads() == 2
 
 
