@@ -158,6 +158,7 @@ class CollapseCallback(SessionHooks):
     # Lightning asks for it at every hook of every batch.
     @cached_property
     def state_key(self) -> str:
+        """Of this callback's state in checkpoints: what it watches, and how."""
         return state_key(
             self,
             prefix=self.prefix,
@@ -171,6 +172,7 @@ class CollapseCallback(SessionHooks):
         )
 
     def make_watch(self) -> Watch:
+        """What the session of a trainer knows of this callback."""
         return Watch(
             name=type(self).__name__,
             given=self.given,
@@ -196,10 +198,12 @@ class CollapseCallback(SessionHooks):
         return replace(needs, layers=layers)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget looks that a resumed fit makes again."""
         self.forget_from(trainer.current_epoch)
         super().on_train_start(trainer, pl_module)
 
     def record(self, trainer: Trainer, pl_module: LightningModule, observations: Observations | None) -> None:
+        """Log what a look has found, and keep it."""
         if not observations:
             return
         record: Record = {"epoch": trainer.current_epoch, "step": trainer.global_step}
@@ -233,6 +237,7 @@ class CollapseCallback(SessionHooks):
                 yield place, measured(self.measure, layers[layer], head, trainer, notices)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the figures; an empty training loader is an error."""
         if not trainer.num_training_batches and trainer.limit_train_batches and trainer.max_epochs:
             raise ValueError(
                 f"The training loader is empty, so nothing was trained and {type(self).__name__} measured nothing. "
@@ -242,6 +247,7 @@ class CollapseCallback(SessionHooks):
             self._draw(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Draw the figures of a fit that was broken off, too."""
         super().on_exception(trainer, pl_module, exception)
         # Also of a fit that was broken off.
         if trainer.state.fn == "fit" and self.figures and self._history and trainer.is_global_zero:
@@ -257,5 +263,6 @@ class CollapseCallback(SessionHooks):
             rank_zero_warn(f"{type(self).__name__} could not draw its figures in {folder}: {error!r}.")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Hand the results to the process that started this one."""
         super().teardown(trainer, pl_module, stage)
         self.send_results(trainer)

@@ -102,12 +102,15 @@ class CentredMeanInit(Callback):
         self._stilled: set[nn.Module] = set()
 
     def state_dict(self) -> dict[str, Any]:
+        """What is saved in a checkpoint."""
         return {"scale": self.scale}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take what a checkpoint holds."""
         self.scale = state_dict["scale"]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Check the classifier and freeze the rest, where the model has its layers already."""
         if stage != "fit":
             return
         if trainer.global_step == 0:
@@ -120,22 +123,27 @@ class CentredMeanInit(Callback):
             self._freeze(pl_module, set())
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check and freeze a model that makes its layers late."""
         if makes_layers_later(pl_module):
             self._check_and_freeze(pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the classifier at the class means."""
         if self.scale is None and trainer.global_step == 0:
             self._start(trainer, pl_module)
         # A fit that resumes within an epoch starts none.
         self._still(pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the frozen modules in eval mode."""
         self._still(pl_module)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave all as it was, and keep what there is, where a fit is broken off."""
         self._release()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let go of what a run held."""
         self._release()
 
     def _check_and_freeze(self, model: LightningModule) -> None:

@@ -88,14 +88,17 @@ class FeatureSpectrum(CollapseCallback):
 
     @property
     def needs(self) -> Needs:
+        """What a look has to gather for this callback."""
         of_layer = LayerNeeds("per_class" if self.by_class else "pooled")
         return Needs(of_layer, dict.fromkeys(self.layers, of_layer))
 
     @property
     def settings(self) -> tuple[Any, ...]:
+        """Arguments that change values: two callbacks with the same keys must have the same."""
         return (self.centred, self.by_class)
 
     def measure(self, observation: Observation) -> Measurement:
+        """The metrics of one layer on one split."""
         moments = observation.moments
         matrix = moments.second_moment
         if self.centred:
@@ -134,6 +137,7 @@ class FeatureSpectrum(CollapseCallback):
         )
 
     def draw(self, folder: Path, formats: Sequence[str] = ("png",)) -> None:
+        """Save this callback's figures in the folder."""
         from nc_callbacks.figures import save_spectrum_figures
 
         save_spectrum_figures(self.history, self.latest, folder, self.prefix, formats, self.num_classes)

@@ -61,6 +61,7 @@ class LookRecorder(Callback):
         self._warned: set[str] = set()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Check that the callbacks that it records come before it."""
         callbacks = trainer.callbacks  # type: ignore[attr-defined]
         late = [c for c in callbacks[callbacks.index(self) :] if isinstance(c, CollapseCallback)]
         if late:
@@ -70,6 +71,7 @@ class LookRecorder(Callback):
             )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget looks that a resumed fit makes again."""
         # Of a fit that was cut off and is repeated, or of an earlier one.
         for key, epochs in list(self.epochs.items()):
             seen = sum(epoch <= trainer.current_epoch for epoch in epochs)
@@ -89,6 +91,7 @@ class LookRecorder(Callback):
                     self._keep(key, record["epoch"] + 1, value)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the look of this epoch."""
         if not trainer.is_global_zero:
             return
         try:
@@ -107,6 +110,7 @@ class LookRecorder(Callback):
             self._write()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the file."""
         if trainer.is_global_zero and self.values:
             try:
                 self._write(ended=True)
@@ -123,6 +127,7 @@ class LookRecorder(Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take what a checkpoint holds."""
         self.epochs = {key: list(epochs) for key, epochs in state_dict["epochs"].items()}
         self.values = {key: list(_unfolded(values)) for key, values in state_dict["values"].items()}
         self.steps = dict(state_dict["steps"])

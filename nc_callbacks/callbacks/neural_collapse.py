@@ -131,6 +131,7 @@ class NeuralCollapse(CollapseCallback):
 
     @property
     def needs(self) -> Needs:
+        """What a look has to gather for this callback."""
         of_layer = LayerNeeds("pooled", nearest_mean=True, whitened=self.lda_accuracy)
         layers = dict.fromkeys(self.layers, of_layer)
         return Needs(
@@ -139,6 +140,7 @@ class NeuralCollapse(CollapseCallback):
 
     @property
     def settings(self) -> tuple[Any, ...]:
+        """Arguments that change values: two callbacks with the same keys must have the same."""
         return (
             *super().settings,
             self.ood_loader,
@@ -149,6 +151,7 @@ class NeuralCollapse(CollapseCallback):
         )
 
     def measure(self, observation: Observation) -> Measurement:
+        """The metrics of one layer on one split."""
         moments, classifier = observation.moments, observation.classifier
         centre = moments.sample_mean if self.global_mean == "samples" else None
         # These centre the means for themselves: where classes are many, no other copy shall stand beside theirs.
@@ -216,6 +219,7 @@ class NeuralCollapse(CollapseCallback):
         return tensors
 
     def through_depth(self, layers: dict[str, Measurement]) -> dict[str, float]:
+        """Slope and R² of the law of data separation, over the layers."""
         order = [*(layer for layer in layers if layer), ""]
         measured = [layers[layer].numbers for layer in order if layer in layers]
         if len(measured) < 3 or any(numbers and "class_separation" not in numbers for numbers in measured):
@@ -226,6 +230,7 @@ class NeuralCollapse(CollapseCallback):
         return {"class_separation_slope": slope, "class_separation_fit": fit}
 
     def draw(self, folder: Path, formats: Sequence[str] = ("png",)) -> None:
+        """Save this callback's figures in the folder."""
         from nc_callbacks.figures import save_collapse_figures
 
         save_collapse_figures(self.history, self.latest, folder, self.prefix, formats)

@@ -82,6 +82,7 @@ def _first_pair(passes: Passes) -> tuple[Any, Any]:
 
 
 def set_parameter(parameter: Tensor, value: Tensor) -> None:
+    """Write a value into a parameter in place, sharded or not."""
     value = value.to(parameter.device, parameter.dtype).view(parameter.shape)
     if isinstance(mesh := getattr(parameter, "device_mesh", None), DeviceMesh):
         value = distribute_tensor(value, mesh, parameter.placements)  # type: ignore[attr-defined]

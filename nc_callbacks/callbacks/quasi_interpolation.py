@@ -110,14 +110,17 @@ class QuasiInterpolation(CollapseCallback):
 
     @property
     def needs(self) -> Needs:
+        """What a look has to gather for this callback."""
         kinds: frozenset[Outputs] = frozenset({self.kind} if self.kind else {"raw", "softmax"})
         return Needs(layers=dict.fromkeys(self.layers, LayerNeeds()), errors=kinds, samples=self.samples)
 
     @property
     def settings(self) -> tuple[Any, ...]:
+        """Arguments that change values: two callbacks with the same keys must have the same."""
         return (self.outputs,)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take `outputs` as given, unless a checkpoint knows it."""
         super().on_fit_start(trainer, pl_module)
         # A fit that resumes knows it from before.
         if trainer.ckpt_path is None or self.outputs is not None:
@@ -126,13 +129,16 @@ class QuasiInterpolation(CollapseCallback):
             self._say_kind()
 
     def state_dict(self) -> dict[str, Any]:
+        """What is saved in a checkpoint."""
         return super().state_dict() | {"kind": self.kind}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take what a checkpoint holds."""
         super().load_state_dict(state_dict)
         self.kind = self.outputs or state_dict.get("kind")
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        """Find out from the first loss whether outputs are raw or softmax."""
         if self.kind is None and (kind := outputs_of_loss(loss)) is not None:
             self.kind = kind
             self._say_kind()
@@ -147,6 +153,7 @@ class QuasiInterpolation(CollapseCallback):
             rank_zero_info("QuasiInterpolation measures raw outputs, to which the loss takes differences.")
 
     def record(self, trainer: Trainer, pl_module: LightningModule, observations: Observations | None) -> None:
+        """Log what a look has found, and keep it."""
         if self.kind is None:
             self.kind = outputs_of_modules(pl_module)
         if self.kind is None:
@@ -162,6 +169,7 @@ class QuasiInterpolation(CollapseCallback):
             self._write_samples(trainer, key)
 
     def measure(self, observation: Observation) -> Measurement:
+        """The metrics of one layer on one split."""
         if (classifier := observation.classifier) is None or self.kind is None:
             return Measurement()
         numbers = {name: float(value) for name, value in classifier.errors[self.kind].items()}
@@ -191,12 +199,14 @@ class QuasiInterpolation(CollapseCallback):
             notices.once("samples file", message)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw, and give the table of samples to the loggers."""
         super().on_fit_end(trainer, pl_module)
         key = str(LogKey("sqi_samples", "train", prefix=self.prefix))
         if key in self.latest and trainer.is_global_zero:
             log_samples(trainer, key, self.latest[key], self.latest["epoch"], self.latest["step"])
 
     def draw(self, folder: Path, formats: Sequence[str] = ("png",)) -> None:
+        """Save this callback's figures in the folder."""
         from nc_callbacks.figures import save_interpolation_figures
 
         save_interpolation_figures(self.history, folder, self.prefix, formats)

@@ -59,9 +59,11 @@ class Results(Callback):
         return self._num_classes
 
     def state_dict(self) -> dict[str, Any]:
+        """What is saved in a checkpoint."""
         return {"history": packed(self.history), "num_classes": self._num_classes}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take what a checkpoint holds."""
         self._history = unpacked(state_dict["history"])
         self._num_classes = state_dict["num_classes"]
         self._latest = dict(self._history[-1]) if self._history else {}

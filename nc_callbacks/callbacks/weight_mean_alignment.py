@@ -103,6 +103,7 @@ class WeightMeanAlignment(CollapseCallback):
 
     @property
     def needs(self) -> Needs:
+        """What a look has to gather for this callback."""
         covariance: Covariance = "pooled" if self.standard_errors else "none"
         if self.a2_residual or self.implicit:
             covariance = "per_class"
@@ -112,9 +113,11 @@ class WeightMeanAlignment(CollapseCallback):
 
     @property
     def settings(self) -> tuple[Any, ...]:
+        """Arguments that change values: two callbacks with the same keys must have the same."""
         return (*super().settings, self.implicit, self.standard_errors)
 
     def measure(self, observation: Observation) -> Measurement:
+        """The metrics of one layer on one split."""
         moments, classifier = observation.moments, observation.classifier
         near = F_nc.near_optimality(moments)
         numbers = {
@@ -163,6 +166,7 @@ class WeightMeanAlignment(CollapseCallback):
         }
 
     def draw(self, folder: Path, formats: Sequence[str] = ("png",)) -> None:
+        """Save this callback's figures in the folder."""
         from nc_callbacks.figures import save_alignment_figures
 
         save_alignment_figures(self.history, self.latest, folder, self.prefix, formats)

@@ -86,6 +86,7 @@ class ImageData(LightningDataModule):
         self.val_set: TensorDataset | None = None
 
     def setup(self, stage: str | None = None) -> None:
+        """Load the training and validation images."""
         if self.train_set is not None:
             return
         if self.image_set == "digits":
@@ -124,9 +125,11 @@ class ImageData(LightningDataModule):
         return torch.bincount(self.train_set.tensors[1], minlength=self.num_classes)
 
     def train_dataloader(self) -> DataLoader:
+        """Shuffled batches of the training set."""
         return self._loader(self.train_set, shuffle=True)
 
     def val_dataloader(self) -> DataLoader:
+        """Batches of the validation set, in order."""
         return self._loader(self.val_set, shuffle=False)
 
     def _loader(self, dataset: TensorDataset | None, shuffle: bool) -> DataLoader:

@@ -125,6 +125,7 @@ class ImageFolderData(LightningDataModule):
         return channels_of([path for path, _ in train + val]), self.size, self.size
 
     def setup(self, stage: str | None = None) -> None:
+        """Find the images, and read those that memory holds."""
         if self.train_set is not None:
             return
         _, train, val = self._files
@@ -146,9 +147,11 @@ class ImageFolderData(LightningDataModule):
         return torch.bincount(self._train_labels, minlength=self.num_classes)
 
     def train_dataloader(self) -> DataLoader:
+        """Shuffled batches of the training set."""
         return self._loader(self.train_set, shuffle=True)
 
     def val_dataloader(self) -> DataLoader:
+        """Batches of the validation set, in order."""
         return self._loader(self.val_set, shuffle=False)
 
     def _loader(self, dataset: Dataset | None, shuffle: bool) -> DataLoader:

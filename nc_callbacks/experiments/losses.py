@@ -21,6 +21,7 @@ class OneHotSquaredError(nn.Module):
     """
 
     def forward(self, outputs: Float[Tensor, "n k"], targets: Int[Tensor, " n"]) -> Float[Tensor, ""]:
+        """Scalar loss of outputs (n, k) and class indices (n,)."""
         return F.mse_loss(outputs, F.one_hot(targets, outputs.shape[1]).to(outputs.dtype))
 
 
@@ -64,6 +65,7 @@ class GeneralisedCrossEntropy(nn.Module):
         self.alpha = torch.where(present, counts.sum() / (present.sum() * counts.clamp(min=1)), 0.0)
 
     def forward(self, outputs: Float[Tensor, "n k"], targets: Int[Tensor, " n"]) -> Float[Tensor, ""]:
+        """Scalar loss of outputs (n, k) and class indices (n,)."""
         k = outputs.shape[1]
         labels = F.one_hot(targets, k).to(outputs.dtype).sub(self.epsilon).abs() / (1 + (k - 2) * self.epsilon)
         losses = -(labels * outputs.log_softmax(1)).sum(1)

@@ -43,6 +43,7 @@ class Erf(nn.Module):
     """The error function, an odd activation that torch.nn lacks."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """erf(x), entry by entry."""
         return torch.erf(x)
 
 
@@ -65,6 +66,7 @@ class Enlarge(nn.Module):
         self.size = size
 
     def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c size size"]:
+        """The images, of the size to reach."""
         height, width = images.shape[-2:]
         if max(height, width) > self.size:
             raise ValueError(f"Images must be at most {self.size} × {self.size}, got {height} × {width}.")
@@ -92,6 +94,7 @@ class Network(nn.Module):
         self.classifier = classifier
 
     def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
+        """Outputs (n, k) of images."""
         return self.classifier(self.backbone(images)).flatten(1)
 
 

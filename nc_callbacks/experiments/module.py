@@ -43,12 +43,15 @@ class ImageClassifier(LightningModule):
         self.register_buffer("rare", few if few is not None and few.any() else None, persistent=False)
 
     def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
+        """Outputs (n, k) of images."""
         return self.network(images)
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        """The loss of a batch, logged with the accuracy."""
         return self._step(batch, "train")
 
     def validation_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        """The loss of a batch, logged with the accuracy."""
         return self._step(batch, "val")
 
     def _step(self, batch: list[Tensor], split: str) -> Tensor:
@@ -69,5 +72,6 @@ class ImageClassifier(LightningModule):
         return loss
 
     def configure_optimizers(self) -> Any:
+        """The optimiser, and the schedule that steps after each epoch."""
         optimizer = self.make_optimizer(self.parameters())
         return {"optimizer": optimizer, "lr_scheduler": self.make_scheduler(optimizer)}

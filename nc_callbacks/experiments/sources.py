@@ -23,6 +23,7 @@ class Colour(nn.Module):
     """Repeats the channel of grey images, so that networks of colour images take them."""
 
     def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n channels h w"]:
+        """The images, with three channels."""
         return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
 
 
@@ -100,6 +101,7 @@ class LastHidden(nn.Module):
         self.model = model
 
     def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n p"]:
+        """Features (n, p) of images."""
         hidden = self.model(pixel_values=images).last_hidden_state
         return hidden.mean(1) if hidden.ndim == 3 else hidden.flatten(2).mean(2)
 

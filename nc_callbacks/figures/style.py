@@ -79,8 +79,9 @@ def keys_of(records: Sequence[Record], name: str, prefix: str = "nc") -> list[Lo
 def plot_metric(
     axes: Axes, history: Sequence[Record], keys: Iterable[LogKey | str], title: str, unit: str, log: bool = True
 ) -> None:
-    """Draw metrics over epochs; the axis is logarithmic where the values are positive and the largest is three times
-    the least.
+    """Draw metrics over epochs.
+
+    The axis is logarithmic where the values are positive and the largest is three times the least.
 
     Args:
         axes: Where to draw.

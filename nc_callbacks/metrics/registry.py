@@ -99,10 +99,12 @@ class Panel:
 
     @property
     def unit(self) -> str:
+        """The unit that its metrics share."""
         return self.metrics[0].unit
 
     @property
     def log(self) -> bool:
+        """Whether a logarithmic axis suits its metrics."""
         return self.metrics[0].log
 
 
@@ -117,6 +119,7 @@ class Section:
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
+        """Its metrics, in order."""
         return tuple(metric for panel in self.panels for metric in panel.metrics)
 
 
@@ -152,7 +155,12 @@ def register(metric: Metric, section_text: str = "") -> None:
 
 
 def sections() -> tuple[Section, ...]:
-    """The sections with the panels of their numbers, in order."""
+    """The sections with the panels of their numbers, in order.
+
+    Example:
+        >>> sections()[0].title
+        'NC1'
+    """
     scalars = [metric for metric in METRICS.values() if metric.axis == "scalar"]
     found = (
         Section(title, text, _panels(m for m in scalars if m.section == title)) for title, text in SECTION_TEXTS.items()
@@ -161,7 +169,12 @@ def sections() -> tuple[Section, ...]:
 
 
 def vector_panels() -> tuple[Panel, ...]:
-    """The panels of vectors and matrices, those of one axis and unit together."""
+    """The panels of vectors and matrices, those of one axis and unit together.
+
+    Example:
+        >>> "class_mean_norms" in {metric.name for panel in vector_panels() for metric in panel.metrics}
+        True
+    """
     return _panels(metric for metric in METRICS.values() if metric.axis not in ("scalar", "sample"))
 
 

@@ -23,6 +23,7 @@ class Hook:
         self.module, self.call = module, call
 
     def __call__(self, module: nn.Module, *args: Any) -> Any:
+        """Act for the module that is watched, and for no copy of it."""
         return self.call(module, *args) if module is self.module else None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:

@@ -83,11 +83,11 @@ def render_page(runs: list[Run], sweep: bool, content: dict[str, Any]) -> str:
 
 
 def embedded(content: Any) -> str:
-    """JSON that can stand in a script element: no character of it can end the element.
+    r"""JSON that can stand in a script element: no character of it can end the element.
 
     Example:
         >>> embedded({"name": "</script><b>"})
-        '{"name":"\\\\u003c/script\\\\u003e\\\\u003cb\\\\u003e"}'
+        '{"name":"\\u003c/script\\u003e\\u003cb\\u003e"}'
     """
     text = json.dumps(content, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
@@ -129,9 +129,11 @@ def _facts(runs: list[Run], sweep: bool) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Example:
-    >>> duration(14.01), duration(754), duration(7510)
-    ('14 s', '12 min 34 s', '2 h 5 min')
+    """Seconds as a reader says them.
+
+    Example:
+        >>> duration(14.01), duration(754), duration(7510)
+        ('14 s', '12 min 34 s', '2 h 5 min')
     """
     whole = round(seconds)
     if whole < 60:

@@ -31,10 +31,12 @@ class CurveLogger(Logger):
 
     @property
     def name(self) -> str:
+        """What Lightning calls it."""
         return "curves"
 
     @property
     def version(self) -> str:
+        """Empty: there is one."""
         return ""
 
     @rank_zero_only
@@ -43,6 +45,7 @@ class CurveLogger(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Take numbers at a step."""
         values = dict(metrics)
         if "epoch" in values:
             row = self.rows.setdefault(int(values.pop("epoch")), {})

@@ -67,6 +67,7 @@ class Job:
         self.path = path
 
     def __call__(self, config: DictConfig) -> Any:
+        """Run the job with its configuration."""
         hydra = HydraConfig.get()
         folder = Path(hydra.runtime.output_dir)
         if hydra.mode != RunMode.MULTIRUN:

@@ -69,6 +69,7 @@ class ReportPage(LookRecorder):
         self._seconds = 0.0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note the time, and add the logger of the curves."""
         self._began = time.perf_counter()
         self.page = self.summary = None
         if self.curves not in trainer.loggers:
@@ -76,6 +77,7 @@ class ReportPage(LookRecorder):
             trainer.loggers = [*trainer.loggers, self.curves]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget epochs that a resumed fit makes again, and take over those before."""
         super().on_train_start(trainer, pl_module)
         self.curves.forget_from(trainer.current_epoch)
         if trainer.is_global_zero and trainer.current_epoch and not self.curves.rows:
@@ -94,10 +96,12 @@ class ReportPage(LookRecorder):
         self.curves.forget_from(trainer.current_epoch)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the page and what is beside it."""
         super().on_fit_end(trainer, pl_module)
         self._leave(trainer, "finished", lambda seconds: summarise(trainer, self.folder, seconds))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Write the page of a fit that was stopped or has failed."""
         if trainer.state.fn != "fit":
             return
         stopped = isinstance(exception, (KeyboardInterrupt, SystemExit))
@@ -108,6 +112,7 @@ class ReportPage(LookRecorder):
         self._leave(trainer, status, lambda seconds: write_summary(self.folder, last, epochs, seconds, status, error))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Take the logger of the curves off the trainer."""
         self._detach(trainer)
 
     def _detach(self, trainer: Trainer) -> None:

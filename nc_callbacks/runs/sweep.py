@@ -50,6 +50,7 @@ class SweepSummary(Callback):
         self.progress: SweepProgress | None = None
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Refuse a run that cannot be; under torchrun, share its folder."""
         if config.resume:
             raise SystemExit("resume=true goes on with a sweep: expected --multirun and hydra.sweep.dir=FOLDER.")
         if problem := config_problem(config):
@@ -58,6 +59,7 @@ class SweepSummary(Callback):
             self.store = share_folder(config)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Refuse a sweep that cannot be, and begin its progress."""
         if started_by_torchrun():
             raise SystemExit(
                 "Under torchrun each process would run the whole sweep. Start it with python train.py --multirun ...: "
@@ -70,14 +72,17 @@ class SweepSummary(Callback):
             self.progress = SweepProgress(number_of_runs(config.hydra.sweeper, overrides))
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Say which run begins."""
         if self.progress is not None:
             self.progress.say(" ".join(map(str, config.hydra.overrides.task)))
 
     def on_job_end(self, config: DictConfig, job_return: Any, **kwargs: Any) -> None:
+        """Count a run that has ended."""
         if self.progress is not None:
             self.progress.done += 1
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Write the table, the CSV and the page of the sweep; exit with 1 where a run failed."""
         folder = Path(config.hydra.sweep.dir)
         runs = self.leave(folder)
         if self.figure is not None:

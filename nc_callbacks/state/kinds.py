@@ -60,6 +60,7 @@ def generator_state(thing: Any) -> Any:
 
 
 def of_generator(thing: Any) -> Restore:
+    """Of a generator of random numbers."""
     state = generator_state(thing)
     if isinstance(thing, torch.Generator | np.random.RandomState):
         return lambda: thing.set_state(state)
@@ -108,6 +109,7 @@ def _of_lazy(tensor: Tensor) -> Restore:
 
 
 def of_array(thing: np.ndarray) -> Restore:
+    """Of a NumPy array."""
     held = thing.copy()
 
     def put_back() -> None:
@@ -146,6 +148,7 @@ def of_ctypes(thing: Any) -> Restore:
 
 
 def of_cell(cell: CellType) -> Restore:
+    """Of a variable that a closure holds."""
     held = contents(cell)
 
     def put_back() -> None:
@@ -158,6 +161,7 @@ def of_cell(cell: CellType) -> Restore:
 
 
 def contents(cell: CellType) -> Any:
+    """What the cell holds."""
     try:
         return cell.cell_contents
     except ValueError:
@@ -165,6 +169,7 @@ def contents(cell: CellType) -> Any:
 
 
 def of_global(names: dict[str, Any], name: str) -> Restore:
+    """Of a global name."""
     held = names.get(name, _MISSING)
 
     def put_back() -> None:
@@ -188,6 +193,7 @@ def slots_of(thing: Any) -> list[str]:
 
 
 def of_slots(thing: Any, names: list[str]) -> Restore:
+    """Of the slots of an object."""
     held = {name: getattr(thing, name, _MISSING) for name in names}
 
     def put_back() -> None:
@@ -202,6 +208,7 @@ def of_slots(thing: Any, names: list[str]) -> Restore:
 
 
 def of_class(kind: type) -> Restore:
+    """Of the attributes of a class."""
     held = {name: value for name, value in vars(kind).items() if not name.startswith("__")}
 
     def put_back() -> None:

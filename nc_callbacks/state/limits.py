@@ -39,10 +39,12 @@ _OPEN_NAMES = ("LightningDataModule", "SynchronizedBase", "WeakKeyDictionary", "
 
 
 def is_number(value: Any) -> bool:
+    """Whether a value is a plain number."""
     return isinstance(value, int | float | complex | np.generic)
 
 
 def is_generator(value: Any) -> bool:
+    """Whether a value is a generator of random numbers."""
     return isinstance(value, GENERATORS)
 
 

@@ -188,7 +188,12 @@ class ClassMoments:
 
 @dataclass(frozen=True)
 class SoftmaxExpectations:
-    """Expectations over each class j of the softmax outputs p of a classifier."""
+    """Expectations over each class j of the softmax outputs p of a classifier.
+
+    Example:
+        >>> SoftmaxExpectations(torch.full((2, 2), 0.5), products=torch.full((2, 2, 2), 0.25)).products.sum()
+        tensor(2.)
+    """
 
     probabilities: Float[Tensor, "k k"]
     """E_j[p_ℓ], row j."""

@@ -85,6 +85,7 @@ class SimplexETFHead(nn.Module):
         self.rows.weight.data.copy_(rows_apart(num_classes, num_features, seed))
 
     def forward(self, features: Float[Tensor, "n p"]) -> Float[Tensor, "n k"]:
+        """Logits (n, k): scaled cosines of features (n, p) and rows."""
         return self.rows(self.scale * F.normalize(features))
 
 
@@ -103,4 +104,5 @@ class DotRegression(nn.Module):
     """
 
     def forward(self, outputs: Float[Tensor, "n k"], targets: Int[Tensor, " n"]) -> Float[Tensor, ""]:
+        """Scalar loss of outputs (n, k) and class indices (n,)."""
         return (outputs.gather(1, targets[:, None]).squeeze(1) - 1).square().mean() / 2

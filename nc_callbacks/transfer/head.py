@@ -188,6 +188,7 @@ class CentredMeanHead(LinearOfMeans):
         self._add(self._take_new())
 
     def extra_repr(self) -> str:
+        """What the representation says of it."""
         whitened = f", whiten=True, shrinkage={self.form.shrinkage}, priors={self.form.priors!r}"
         return (
             f"num_features={self.num_features}, num_classes={self.num_classes}, mode={self.mode!r}, "
