@@ -26,6 +26,7 @@ from nc_callbacks.callbacks.hooks import SessionHooks
 from nc_callbacks.callbacks.measurement import Measurement, keyed, measured, to_keep
 from nc_callbacks.callbacks.results import Record
 from nc_callbacks.callbacks.schedule import Schedule
+from nc_callbacks.engine.logged import log_numbers
 from nc_callbacks.engine.observation import Observation, Observations
 from nc_callbacks.engine.request import Needs, Source, parse_bytes
 from nc_callbacks.engine.session import Watch, session_of
@@ -219,10 +220,8 @@ class CollapseCallback(SessionHooks):
             logged |= keyed(place, self.through_depth(layers))
         record |= logged
         self._latest = record | matrices
-        settings: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": 1, "add_dataloader_idx": False}
         on_bar = {str(LogKey(name, "train", prefix=self.prefix)) for name in self.on_bar}
-        for key, value in logged.items():
-            pl_module.log(key, value, prog_bar=key in on_bar, sync_dist=trainer.world_size > 1, **settings)
+        log_numbers(trainer, pl_module, logged, on_bar)
         if trainer.state.fn == "fit":
             self._history.append(record)
         if logged:
