@@ -37,6 +37,7 @@ class Logged:
         self._computed = self._total / self._weight
 
     def compute(self) -> Tensor | None:
+        """The mean; None where nothing was logged since the last reset."""
         return self._computed
 
     def to(self, *_: Any, **__: Any) -> Logged:
@@ -44,6 +45,7 @@ class Logged:
         return self
 
     def reset(self) -> None:
+        """Forget the epoch's number."""
         self._total, self._weight = torch.zeros(()), 0
         self._computed = None
         self.has_reset = True
