@@ -74,7 +74,7 @@ def fit(strategy: str, processes: int, mode: str, feature_cache: str, folder: st
     settings = {"splits": ["train", "val"], "feature_cache": feature_cache, "mode": mode}
     tables = {} if mode == "online" else {"samples": [0, 7, 80]}
     callbacks: list = [
-        NeuralCollapse(layers=["body.2"], mse_weight_decay=0.1, ood_loader=data(5), **settings),
+        NeuralCollapse(layers=["body.2"], mse_weight_decay=0.1, ood_loader=data(5), ood_scores=True, **settings),
         WeightMeanAlignment(a2_residual=True, implicit="full", **settings),
         QuasiInterpolation(outputs="softmax", **tables, **settings),
         FeatureSpectrum(**settings),

@@ -30,8 +30,10 @@ def assert_equal(one, found, online=False):
             if key == "step":
                 continue
             value, expected = (torch.as_tensor(v, dtype=torch.float64) for v in (value, single[key]))
+            # A pair of scores that float32 exchanges is one of 1,003 at a threshold.
+            atol = 2e-3 if "/ood_" in key else 1e-7
             torch.testing.assert_close(
-                value, expected, equal_nan=True, rtol=1e-5, atol=1e-7, msg=lambda m, key=key: f"{key}: {m}"
+                value, expected, equal_nan=True, rtol=1e-5, atol=atol, msg=lambda m, key=key: f"{key}: {m}"
             )
 
 
