@@ -1,7 +1,8 @@
 """A W&B workspace for runs of the callbacks: `python -m nc_callbacks.dashboard --entity TEAM --project PROJECT`.
 
-Sections NC1, NC2, NC3, NC4, W–M̄, SQI and Spectrum with a panel for each group of metrics over epochs, and a section
-that compares the runs of a sweep. ``--dry-run`` prints the workspace as JSON and needs neither network nor account.
+The page's sections: NC1, NC2, NC3, NC4, W–M̄, SQI and Spectrum with a panel for each group of metrics over epochs,
+Training, Classes (figures and per-class tables), and one that compares the runs of a sweep. ``--dry-run`` prints the
+workspace as JSON and needs neither network nor account.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ def workspace(
     layers: Sequence[str] = (),
     parameters: Sequence[str] = ("data.name", "model.activation", "seed"),
     on_demand: bool = False,
+    training: Sequence[str] = ("loss", "accuracy"),
 ) -> Workspace:
     """The workspace, not yet saved.
 
@@ -45,6 +47,7 @@ def workspace(
         layers: Further layers that are logged.
         parameters: Parts of the runs' configuration that a sweep varies.
         on_demand: Also show what is logged only where it is asked for, such as ``nc5``.
+        training: What the module itself logs of each split, such as ``train/loss``.
 
     Returns:
         A workspace; its ``save()`` writes it to W&B.
@@ -72,6 +75,13 @@ def workspace(
     for section in sections():
         panels = [lines(panel, layer) for layer in ("", *layers) for panel in section.panels]
         shown.append(ws.Section(name=section.title, panels=[panel for panel in panels if panel], is_open=True))
+    if training:
+        panels = [wr.LinePlot(title=name, x="epoch", y=[f"{split}/{name}" for split in splits]) for name in training]
+        shown.append(ws.Section(name="Training", panels=panels, is_open=True))
+    pictures = wr.MediaBrowser(title="Figures", media_keys=["figures/summary"])
+    tables = [f"{prefix}/{split}/per_class" for split in splits]
+    of_classes = [wr.MediaBrowser(title=key, media_keys=[key]) for key in tables]
+    shown.append(ws.Section(name="Classes", panels=[pictures, *of_classes], is_open=True))
     compared = [str(LogKey(name, split, prefix=prefix)) for split, name in COMPARED if split in splits]
     columns = [wr.Config(name) for name in parameters] + [wr.SummaryMetric(key) for key in compared]
     comparison: list[Any] = [
@@ -102,6 +112,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--layers", nargs="+", default=[], help="further layers that are logged")
     parser.add_argument(
         "--parameters", nargs="+", default=["data.name", "model.activation", "seed"], help="what a sweep varies"
+    )
+    parser.add_argument(
+        "--training", nargs="*", default=["loss", "accuracy"], help="what the module itself logs of each split"
     )
     parser.add_argument("--on-demand", action="store_true", help="also what is logged only on demand, such as nc5")
     parser.add_argument(

@@ -30,7 +30,8 @@ def sections(spec):
 
 
 def keys(spec):
-    return [key for section in sections(spec)[:-1] for panel in section["panels"] for key in panel["config"]["metrics"]]
+    found = [section for section in sections(spec) if section["name"] not in ("Training", "Classes", "Sweep")]
+    return [key for section in found for panel in section["panels"] for key in panel["config"]["metrics"]]
 
 
 @pytest.mark.parametrize(
@@ -52,12 +53,23 @@ def test_keys_are_those_that_the_callbacks_log(printed, arguments, settings):
 def test_sections_in_order(printed):
     spec = printed("--name", "Mine")
     names = [section["name"] for section in sections(spec)]
-    assert names == ["NC1", "NC2", "NC3", "NC4", "W–M̄", "SQI", "Spectrum", "Sweep"]
+    assert names == ["NC1", "NC2", "NC3", "NC4", "OOD", "W–M̄", "SQI", "Spectrum", "Training", "Classes", "Sweep"]
     assert (spec["entity"], spec["project"], spec["displayName"]) == ("team", "collapse", "Mine")
-    assert all(panel["config"]["xAxis"] == "epoch" for s in sections(spec)[:-1] for panel in s["panels"])
+    assert all(panel["config"]["xAxis"] == "epoch" for s in sections(spec)[:-2] for panel in s["panels"])
     first = sections(spec)[0]["panels"][0]["config"]
     assert first["metrics"][:2] == ["nc/train/nc1", "nc/val/nc1"]
     assert first["yLogScale"]
+    training, classes = sections(spec)[-3:-1]
+    assert [panel["config"]["metrics"] for panel in training["panels"]] == [
+        ["train/loss", "val/loss"],
+        ["train/accuracy", "val/accuracy"],
+    ]
+    shown = [panel["config"]["mediaKeys"] for panel in classes["panels"]]
+    assert shown == [["figures/summary"], ["nc/train/per_class"], ["nc/val/per_class"]]
+
+
+def test_a_module_that_logs_nothing_has_no_section_for_it(printed):
+    assert "Training" not in [section["name"] for section in sections(printed("--training"))]
 
 
 def test_sweep_compares_configuration_and_logged_keys(printed):

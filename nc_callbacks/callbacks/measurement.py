@@ -42,7 +42,7 @@ def measured(
         # What one rank cannot measure is logged by none, since logging waits for all.
         found = ranks_of(trainer).all_or_none(lambda: measure(observation.of_present_classes()))
     except Exception as error:
-        what = f"Measuring the {observation.split} split at {observation.layer!r} in epoch {trainer.current_epoch}"
+        what = f"Measuring the {observation.split} split at {observation.layer!r} in epoch {trainer.current_epoch + 1}"
         notices.of_failure(error, what, trainer.global_rank)
         return Measurement()
     if observation.projected:
@@ -59,7 +59,7 @@ def _is_measurable(observation: Observation, head: str, epoch: int, notices: Not
         notices.once(
             "nonfinite",
             f"{moments.nonfinite} of {int(moments.counts.sum())} {split} samples have NaN or infinite features at "
-            f"{observation.layer!r} in epoch {epoch}. The metrics of such an epoch are NaN; training goes on.",
+            f"{observation.layer!r} in epoch {epoch + 1}. The metrics of such an epoch are NaN; training goes on.",
         )
     k, absent = len(moments.counts), (~moments.present).nonzero().squeeze(1).tolist()
     if absent:

@@ -139,7 +139,7 @@ class Online:
         if self.look.ranks.any(resumed):
             self.warn(
                 "online resumed",
-                f'Training resumed inside epoch {self.look.trainer.current_epoch}, which mode="online" leaves out: '
+                f'Training resumed inside epoch {self.look.trainer.current_epoch + 1}, which mode="online" leaves out: '
                 "it has not seen all of it.",
             )
 

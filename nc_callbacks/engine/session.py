@@ -194,7 +194,7 @@ class Session:
             try:
                 found = find()
             except Exception as error:
-                what = f"{watch.name}: the look after epoch {trainer.current_epoch}"
+                what = f"{watch.name}: the look after epoch {trainer.current_epoch + 1}"
                 self.notices.of_failure(error, what, trainer.global_rank)
             self.found[watch.source] = found, peers
             self.verified.add(watch.source)

@@ -62,7 +62,8 @@ def train(config: DictConfig, folder: str | Path) -> dict[str, float]:
         logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))
     callbacks = [instantiate(callback) for callback in config.callbacks.values()]
     # It leaves the summary, the figures and the page, also where training is stopped.
-    page = ReportPage(folder, config.figures, config.figure_formats, say=False)
+    draw_epochs = config.get("figure_epochs")
+    page = ReportPage(folder, config.figures, config.figure_formats, say=False, draw_epochs=draw_epochs)
     callbacks.append(page)
     trainer = instantiate(config.trainer, logger=loggers, callbacks=callbacks)
     if trainer.is_global_zero:

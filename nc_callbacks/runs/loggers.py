@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import netrc
 import os
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
@@ -16,8 +18,10 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from nc_callbacks.callbacks.base import CollapseCallback
-from nc_callbacks.metrics import METRICS, LogKey
+from nc_callbacks.metrics import LogKey
+from nc_callbacks.runs.artefacts import to_tensorboard
 from nc_callbacks.runs.report_page import ReportPage
+from nc_callbacks.runs.tensorboard import is_by_class, log_histograms, log_hparams
 
 MAX_ROWS = 10_000
 """Rows of a table that W&B shows."""
@@ -32,9 +36,7 @@ def wandb_logger(save_dir: str | Path, group: str | None = None, name: str | Non
         name: Name of the run; by default W&B makes one up.
         kwargs: Passed to `lightning.pytorch.loggers.WandbLogger`.
     """
-    import wandb
-
-    if not wandb.api.api_key and os.environ.get("WANDB_MODE", "online") not in ("offline", "dryrun", "disabled"):
+    if not _is_logged_in() and os.environ.get("WANDB_MODE", "online") not in ("offline", "dryrun", "disabled"):
         kwargs["mode"] = "offline"
     sweep = Path(save_dir).resolve().parent
     if group is None and (sweep / "multirun.yaml").is_file():
@@ -44,6 +46,21 @@ def wandb_logger(save_dir: str | Path, group: str | None = None, name: str | Non
     logger.experiment.define_metric("epoch")
     logger.experiment.define_metric("*", step_metric="epoch")
     return logger
+
+
+def _is_logged_in() -> bool:
+    """Whether W&B finds a key without asking: in the environment, or in the netrc file that ``wandb login`` writes."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    given = os.environ.get("NETRC")
+    for path in [Path(given)] if given else [Path.home() / ".netrc", Path.home() / "_netrc"]:
+        try:
+            if netrc.netrc(path.expanduser()).authenticators(host):
+                return True
+        except (OSError, netrc.NetrcParseError):
+            continue
+    return False
 
 
 def finish_wandb(failed: bool) -> None:
@@ -56,8 +73,8 @@ def finish_wandb(failed: bool) -> None:
 def log_results(trainer: Trainer, config: DictConfig, metrics: dict[str, float | None]) -> None:
     """Give TensorBoard and W&B what exists when training has ended; a logger that fails gives a warning.
 
-    TensorBoard gets the figures, and the configuration with the final metrics (``final/…``) as hparams; W&B gets the
-    figures, and the per-class vectors as tables with one row per look and class.
+    TensorBoard gets the figures, the per-class vectors as histograms, and the configuration with the final metrics as
+    hparams; W&B gets the figures, and the per-class vectors as tables with one row per look and class.
 
     Args:
         trainer: A trainer that has fitted.
@@ -70,7 +87,11 @@ def log_results(trainer: Trainer, config: DictConfig, metrics: dict[str, float |
     for logger in trainer.loggers:
         try:
             if isinstance(logger, TensorBoardLogger):
-                _log_to_tensorboard(logger, trainer, config, metrics, figures)
+                to_tensorboard(logger, figures, trainer.global_step)
+                log_histograms(logger, callbacks)
+                log_hparams(logger, OmegaConf.to_container(config, resolve=True), metrics)  # type: ignore[arg-type]
+                # The trainer has closed the file, and writing has opened another.
+                logger.finalize("success")
             elif isinstance(logger, WandbLogger):
                 _log_to_wandb(logger, trainer, callbacks, figures)
         except Exception as error:
@@ -93,23 +114,6 @@ def _pictures(folders: Iterable[Path]) -> dict[str, Path]:
     }
 
 
-def _log_to_tensorboard(
-    logger: TensorBoardLogger,
-    trainer: Trainer,
-    config: DictConfig,
-    metrics: dict[str, float | None],
-    figures: dict[str, Path],
-) -> None:
-    from matplotlib.image import imread
-
-    for name, path in figures.items():
-        logger.experiment.add_image(f"figures/{name}", imread(path), trainer.global_step, dataformats="HWC")
-    final = {f"final/{key}": value for key, value in metrics.items() if value is not None}
-    logger.log_hyperparams(OmegaConf.to_container(config, resolve=True), final)  # type: ignore[arg-type]
-    # The trainer has closed the file, and writing has opened another.
-    logger.finalize("success")
-
-
 def _log_to_wandb(
     logger: WandbLogger, trainer: Trainer, callbacks: list[CollapseCallback], figures: dict[str, Path]
 ) -> None:
@@ -120,11 +124,6 @@ def _log_to_wandb(
         media[key] = wandb.Table(columns=[*columns], data=rows)
     if media:
         logger.experiment.log(media | {"epoch": trainer.current_epoch - 1})
-
-
-def _is_by_class(name: str) -> bool:
-    """Whether a vector has one entry per class, as one without a row in the registry is taken to have."""
-    return name not in METRICS or METRICS[name].axis == "class"
 
 
 def per_class_tables(callbacks: list[CollapseCallback]) -> dict[str, tuple[list[str], list[list[float | None]]]]:
@@ -149,7 +148,7 @@ def per_class_tables(callbacks: list[CollapseCallback]) -> dict[str, tuple[list[
     for record in (record for callback in callbacks for record in callback.history):
         for text, vector in record.items():
             key = LogKey.parse(text)
-            if isinstance(vector, Tensor) and _is_by_class(key.name):
+            if isinstance(vector, Tensor) and is_by_class(key.name):
                 of_table = values.setdefault(str(replace(key, name="per_class")), {})
                 of_table.setdefault(record["epoch"], {})[key.name] = vector.tolist()
     tables: dict[str, tuple[list[str], list[list[float | None]]]] = {}

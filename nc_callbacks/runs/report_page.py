@@ -9,11 +9,13 @@ from typing import Any, Literal
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from tqdm import tqdm
 
+from nc_callbacks.callbacks.arguments import Epochs
 from nc_callbacks.callbacks.base import CollapseCallback
 from nc_callbacks.callbacks.look_recorder import LookRecorder
-from nc_callbacks.engine.trainer import is_a
+from nc_callbacks.callbacks.schedule import Schedule
+from nc_callbacks.engine.trainer import is_a, tqdm_bar
+from nc_callbacks.runs.artefacts import leave_page, show_pictures
 from nc_callbacks.runs.curves import CurveLogger
 from nc_callbacks.runs.folder import METRICS_FILE, read_metrics
 from nc_callbacks.runs.page import write_report
@@ -36,6 +38,8 @@ class ReportPage(LookRecorder):
         figures: ``"summary"`` for one figure of all callbacks, ``"all"`` for one of each metric too, or ``"none"``.
         formats: Of the figures: of ``"png"``, ``"svg"`` and ``"pdf"``.
         say: Whether to say where the page is when fit ends.
+        draw_epochs: Also while training: after these epochs (the trainer's numbers, from 0), or ``"log"`` for ten per
+            decade, the summary figure is drawn and shown by TensorBoard, W&B and Comet where they log.
 
     Raises:
         ValueError: `figures` or `formats` are none of these; in `setup`, a callback whose looks are to be shown comes
@@ -53,6 +57,7 @@ class ReportPage(LookRecorder):
         figures: Literal["summary", "all", "none"] = "summary",
         formats: Sequence[str] = ("png",),
         say: bool = True,
+        draw_epochs: Epochs = None,
     ) -> None:
         if figures not in FIGURES:
             raise ValueError(f"figures must be one of {', '.join(FIGURES)}, got {figures!r}.")
@@ -60,7 +65,10 @@ class ReportPage(LookRecorder):
             raise ValueError(
                 f'formats must be a list of {", ".join(FORMATS)}, such as ["png", "pdf"], got {formats!r}.'
             )
+        if isinstance(draw_epochs, str) and draw_epochs != "log":
+            raise ValueError(f'draw_epochs must be a list of epochs or "log", got {draw_epochs!r}.')
         super().__init__(folder)
+        self.schedule = None if draw_epochs is None else Schedule.of(1, draw_epochs)
         self.figures, self.formats, self.say = figures, tuple(formats), say
         self.page: Path | None = None
         self.summary: dict[str, Any] | None = None
@@ -95,6 +103,27 @@ class ReportPage(LookRecorder):
                 self.curves.log_metrics(numbers, None if step is None else int(step))
         self.curves.forget_from(trainer.current_epoch)
 
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the looks, and draw those that are due for loggers that show pictures."""
+        super().on_train_epoch_end(trainer, pl_module)
+        due = self.schedule is not None and self.schedule.is_due(trainer)
+        # The last one is drawn when fit has ended.
+        last = trainer.max_epochs is not None and trainer.current_epoch + 1 == trainer.max_epochs
+        if due and not last and trainer.is_global_zero and self.figures != "none":
+            self._try(self._show, trainer, "draw the summary figure")
+
+    def _show(self, trainer: Trainer) -> None:
+        looked = [callback for callback in _callbacks(trainer) if callback.history]
+        if not looked:
+            return
+        from nc_callbacks.figures.summary import save_summary_figures
+
+        folder = self.folder / "figures"
+        folder.mkdir(parents=True, exist_ok=True)
+        looks = [(callback.history, callback.latest, callback.prefix) for callback in looked]
+        pictures = {path.stem: path for path in save_summary_figures(looks, folder)}
+        show_pictures(trainer.loggers, pictures, trainer.current_epoch, trainer.global_step)
+
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the page and what is beside it."""
         super().on_fit_end(trainer, pl_module)
@@ -127,6 +156,8 @@ class ReportPage(LookRecorder):
             self._try(self._write_curves, trainer, "write the curves")
             self._try(lambda _: self._summarise(summarised), trainer, "write the summary")
             self._try(self._write_page, trainer, "write the page")
+            if self.page is not None:
+                leave_page(trainer.loggers, self.page, self._pictures())
             if self.page is not None and (self.say or status != "finished"):
                 how = "" if status == "finished" else f"Training {status} in epoch {trainer.current_epoch + 1}. "
                 rank_zero_info(f"{how}Page: {self.page}")
@@ -161,7 +192,7 @@ class ReportPage(LookRecorder):
             drawn += [_drawing(callback, folder, self.formats) for callback in looked if not callback.figures]
         bar: Any = trainer.progress_bar_callback
         shows = bar is not None and bar.is_enabled
-        with tqdm(total=len(drawn), desc="Figures", leave=False, disable=not shows, dynamic_ncols=True) as ticks:
+        with tqdm_bar(total=len(drawn), desc="Figures", leave=False, disable=not shows, dynamic_ncols=True) as ticks:
             token = announce.set(ticks.set_postfix_str)
             try:
                 for draw in drawn:
@@ -169,6 +200,11 @@ class ReportPage(LookRecorder):
                     ticks.update()
             finally:
                 announce.reset(token)
+
+    def _pictures(self) -> dict[str, Path]:
+        folder = self.folder / "figures"
+        found = sorted(path for kind in self.formats for path in folder.rglob(f"*.{kind}"))
+        return {path.relative_to(folder).with_suffix("").as_posix(): path for path in found}
 
     def _make_folder(self, trainer: Trainer) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)

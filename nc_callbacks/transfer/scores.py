@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from html import escape
 from typing import Any
 
 LARGER = {
@@ -89,6 +90,21 @@ class Ranking(list[SourceScore]):
         for row, error in zip(rows, errors, strict=True):
             lines.append(f"{row[0]:<{widths[0]}}  {error}" if error else _line(row, widths))
         return "\n".join([*([self.on] if self.on else []), *lines])
+
+    def _repr_html_(self) -> str:
+        """The table of a notebook: the scores that it ranks by in bold."""
+        names = ["", *(_title(name) for name in LARGER), "seconds"]
+        head = "".join(f"<th>{escape(name)}</th>" for name in names)
+        caption = f"<caption>{escape(f'By {self.by}' + (f', on {self.on}' if self.on else ''))}</caption>"
+        return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{''.join(map(self._row, self))}</tbody></table>"
+
+    def _row(self, score: SourceScore) -> str:
+        first = f"<th>{escape(_named(score))}</th>"
+        if score.error:
+            return f"<tr>{first}<td colspan='{len(LARGER) + 1}'>{escape(' '.join(score.error.split()))}</td></tr>"
+        own = (*LARGER, "seconds")
+        cells = (f"<b>{cell}</b>" if name == self.by else cell for name, cell in zip(own, _numbers(score), strict=True))
+        return f"<tr>{first}{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
 
     def to_frame(self) -> Any:
         """A pandas DataFrame, a row per score.

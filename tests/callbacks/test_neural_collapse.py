@@ -166,7 +166,7 @@ def test_features_that_are_not_finite():
 
     callback = NeuralCollapse()
     fit = trainer(callback, max_epochs=3)
-    message = r"3 of 80 train samples have NaN or infinite features at 'head' in epoch 1"
+    message = r"3 of 80 train samples have NaN or infinite features at 'head' in epoch 2"
     with pytest.warns(UserWarning, match=message) as warnings:
         fit.fit(Model(), DataLoader(data, 16))
     assert sum("infinite features" in str(w.message) for w in warnings) == 1

@@ -79,7 +79,7 @@ class TestLoaderThatRaises:
         for name, tensor in plain.items():
             assert torch.equal(tensor, watched[name]), name
         assert len(told) == 1
-        assert re.search(r"the look after epoch 1 failed, and nothing is measured there.*OSError: disk went", told[0])
+        assert re.search(r"the look after epoch 2 failed, and nothing is measured there.*OSError: disk went", told[0])
         for callback in callbacks:
             assert [record["epoch"] for record in callback.history] == [0, 2]
 
@@ -191,7 +191,7 @@ class TestOutOfMemory:
         callbacks, model = all_four(), Hungry(0)
         _, told = fit_with_warnings(callbacks, model, pattern="failed|memory")
         assert len(told) == 1
-        assert re.search(r"the look after epoch 0 failed.*OutOfMemoryError", told[0])
+        assert re.search(r"the look after epoch 1 failed.*OutOfMemoryError", told[0])
         assert all(callback.history == [] for callback in callbacks)
         assert model.tried[:8] == [16, 16, 8, 4, 2, 1, 1, 1]
 

@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import OmegaConf
 
 from nc_callbacks import FeatureSpectrum, NeuralCollapse, WeightMeanAlignment
-from nc_callbacks.runs.loggers import MAX_ROWS, _figures, log_results, per_class_tables
+from nc_callbacks.runs.loggers import MAX_ROWS, _figures, _is_logged_in, log_results, per_class_tables
 from tests.callbacks.common import Classifier, loader
 from tests.processes import ROOT, python
 from tests.runs.wandb_file import key, read
@@ -106,14 +106,49 @@ def test_wandb_figures_and_tables(wandb_sweep):
 
 
 @pytest.mark.slow
+def test_wandb_has_the_page(wandb_sweep):
+    folder, runs, _ = wandb_sweep
+    (artifact,) = [found for found in of_kind(runs[1], "artifact") if found.type == "report"]
+    assert artifact.name == f"report-{of_kind(runs[1], 'run')[0].run_id}"
+    (entry,) = artifact.manifest.contents
+    assert entry.path == "report.html"
+    assert entry.size == (folder / "1" / "report.html").stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("netrc", "environment", "expected"),
+    [
+        ("machine api.wandb.ai login user password secret", {}, True),
+        ("machine else.where login user password secret", {}, False),
+        ("machine my.host login user password secret", {"WANDB_BASE_URL": "https://my.host:8080"}, True),
+        ("machine", {}, False),
+        (None, {}, False),
+        (None, {"WANDB_API_KEY": "secret"}, True),
+    ],
+)
+def test_an_account_is_found_without_asking(tmp_path, monkeypatch, netrc, environment, expected):
+    for name in ("WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_IDENTITY_TOKEN_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    if netrc is not None:
+        (tmp_path / "netrc").write_text(netrc)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert _is_logged_in() is expected
+
+
+@pytest.mark.slow
 def test_tensorboard(tmp_path):
     from matplotlib.image import imread
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-    ended = run(tmp_path, "logger=tensorboard", "callbacks=weight_mean_alignment", f"hydra.run.dir={tmp_path}")
+    given = ("logger=tensorboard", "callbacks=weight_mean_alignment", "figure_epochs=[0]")
+    ended = run(tmp_path, *given, f"hydra.run.dir={tmp_path}")
     assert ended.returncode == 0, ended.stderr
-    events = EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={"images": 0, "scalars": 0}).Reload()
+    events = EventAccumulator(
+        str(tmp_path / "tensorboard"), size_guidance={"images": 0, "scalars": 0, "histograms": 0}
+    ).Reload()
     tags = events.Tags()
     expected = logged(tmp_path)
     for name, values in expected.items():
@@ -125,29 +160,37 @@ def test_tensorboard(tmp_path):
     figures = {f"figures/{path.stem}": path for path in (tmp_path / "figures").glob("*.png")}
     assert set(tags["images"]) == set(figures)
     name, path = sorted(figures.items())[0]
-    (tmp_path / "from_events.png").write_bytes(events.Images(name)[0].encoded_image_string)
+    (tmp_path / "from_events.png").write_bytes(events.Images(name)[-1].encoded_image_string)
     assert imread(tmp_path / "from_events.png") == pytest.approx(imread(path), abs=1 / 255)
 
     summary = json.loads((tmp_path / "summary.json").read_text())["metrics"]
-    final = {tag.removeprefix("final/"): events.Scalars(tag)[0].value for tag in tags["scalars"] if "final/" in tag}
-    assert final == pytest.approx(summary, rel=1e-5)
+    # No chart of one point.
+    assert set(tags["scalars"]) - {"epoch"} == set(expected)
+    assert {"nc/train/wm_cosine_per_class", "nc/val/mu1_per_class"} <= set(tags["histograms"])
+    histograms = events.Histograms("nc/train/wm_cosine_per_class")
+    assert [event.step for event in histograms] == [12, 24]
+    mean = histograms[-1].histogram_value.sum / histograms[-1].histogram_value.num
+    assert mean == pytest.approx(summary["nc/train/wm_cosine"], rel=1e-5)
     plugin = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     given = HParamsPluginData.FromString(plugin).session_start_info.hparams
     assert given["model/activation"].string_value == "tanh"
     assert given["seed"].number_value == 0
     plugin = events.SummaryMetadata("_hparams_/experiment").plugin_data.content
     shown = {info.name.tag for info in HParamsPluginData.FromString(plugin).experiment.metric_infos}
-    assert shown == {f"final/{name}" for name in summary}
+    assert shown == set(summary)
 
 
-def test_a_logger_that_fails_gives_a_warning(tmp_path):
-    class Broken(TensorBoardLogger):
-        def log_hyperparams(self, *args, **kwargs):
-            raise OSError("disk full")
-
+def test_a_logger_that_fails_gives_a_warning(tmp_path, monkeypatch):
     given = {"default_root_dir": tmp_path, "accelerator": "cpu", "max_epochs": 1, "enable_checkpointing": False}
-    trainer = Trainer(**given, logger=Broken(tmp_path), enable_progress_bar=False, enable_model_summary=False)
+    trainer = Trainer(
+        **given, logger=TensorBoardLogger(tmp_path), enable_progress_bar=False, enable_model_summary=False
+    )
     trainer.fit(Classifier(), loader())
+
+    def full(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(trainer.logger, "finalize", full)
     with pytest.warns(UserWarning, match="could not log figures, tables or hparams: OSError"):
         log_results(trainer, OmegaConf.create({"seed": 0}), {"loss": 1.0})
 

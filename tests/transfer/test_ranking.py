@@ -252,3 +252,14 @@ class TestBadInputs:
             rank_sources({"a": nn.Identity()}, LOADER, K, holdout=1.5)
         (score,) = rank_sources({"a": nn.Identity()}, LOADER, K, holdout=1e-9)
         assert "No sample was held out for the test" in score.error
+
+
+def test_a_notebook_shows_a_table():
+    nothing = dict.fromkeys(("cm_accuracy", "nc1", "mu_ratio"), math.nan)
+    failed = SourceScore(name="c", seconds=0.1, **nothing, error="ValueError: x < y")
+    scores = [SourceScore("a<b>", 0.5, 2.0, 0.1, 0.1, lda_accuracy=0.75), failed]
+    html = Ranking(scores, on="5 samples")._repr_html_()
+    assert html.count("<tr>") == 3
+    assert "<caption>By lda_accuracy, on 5 samples</caption>" in html
+    assert "<th>a&lt;b&gt;</th><td><b>0.7500</b></td><td>0.5000</td>" in html
+    assert f"<th>c</th><td colspan='{len(LARGER) + 1}'>ValueError: x &lt; y</td>" in html
