@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nc_callbacks.functional._common import as_matrix, full_precision, is_finite
+from nc_callbacks.functional.rounding import STEPS, Rounding
 from nc_callbacks.functional.shrinkage import checked, chosen
 from nc_callbacks.statistics import ClassMoments
 from nc_callbacks.statistics.precision import wide_dtype
@@ -192,10 +193,12 @@ class Whitening:
             raise ValueError(f"shrinkage must be a share between 0 and 1, got {shrinkage}.")
         sigma = (1 - shrinkage) * within + shrinkage * level * torch.eye(len(within), dtype=wide, device=within.device)
         factor, failed = torch.linalg.cholesky_ex(sigma)
-        # Rounding of the features alone makes no distance.
-        if bool(failed) or float(factor.diagonal().min() ** 2) <= seen.precision**2 * float(level):
+        variances = within.diagonal().clamp(min=0)
+        rounding = Rounding(seen.precision, means.square().mean(0) + variances, variances)
+        if bool(failed) or _is_rounding(sigma, float(shrinkage * level), rounding):
             raise ValueError(
-                f"Σ is singular with shrinkage {shrinkage:.2g}: it takes a larger one, or more samples than features."
+                f"Σ is singular with shrinkage {shrinkage:.2g}, or no more than rounding of the features along a "
+                "direction: it takes a larger one, or more samples than features."
             )
         return cls(factor, torch.linalg.solve_triangular(factor, means.T, upper=False).T)
 
@@ -206,10 +209,19 @@ class Whitening:
         return -_nearest(h, self.means).square().to(_wide(features))
 
 
+def _is_rounding(sigma: Float[Tensor, "p p"], least: float, rounding: Rounding) -> bool:
+    """Whether Σ, nowhere below `least`, is rounding alone along a direction, in which it would make large distances."""
+    if least > STEPS * rounding.most_variance():
+        return False
+    values, vectors = torch.linalg.eigh(sigma)
+    # Above a floor it matters how far the features themselves are rounded, not how far Σ is.
+    bound = rounding.of_features(vectors).square() if least > 0 else rounding.of_variance(vectors)
+    return bool((values <= STEPS * bound).any())
+
+
 def _nearest(rows: Float[Tensor, "n p"], means: Float[Tensor, "k p"]) -> Float[Tensor, " n"]:
     """Distance of each row to the nearest mean, from differences: a common offset costs no digits."""
-    centre = means.mean(0)
-    return torch.cdist(rows - centre, means - centre, compute_mode="donot_use_mm_for_euclid_dist").amin(1)
+    return torch.cdist(rows, means, compute_mode="donot_use_mm_for_euclid_dist").amin(1)
 
 
 def _wide(tensor: Tensor) -> torch.dtype:

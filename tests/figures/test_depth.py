@@ -36,6 +36,9 @@ def test_a_tunnel_begins_where_nothing_later_is_better(accuracies, start):
 
 def test_tolerance_is_what_does_not_count():
     assert tunnel_start([0.5, 0.52, 0.53], tolerance=0.05) == 0
+    # By no more than the tolerance, in numbers that binary fractions hold.
+    assert tunnel_start([0.5, 0.75], tolerance=0.25) == 0
+    assert tunnel_start([0.9, math.nan, 0.9]) == 0
     assert tunnel_start([0.5, 0.505, 0.51, 0.52], tolerance=0) is None
 
 

@@ -122,6 +122,12 @@ def test_refused():
         mahalanobis_score(torch.randn(2, 20), few.compute(), shrinkage=0.0)
     same = ClassStatistics(2)
     same.update(torch.tensor([[0.0], [0.0], [1.0], [1.0]]), torch.tensor([0, 0, 1, 1]))
+    # A feature that is the sum of two others up to rounding has a variance of its own of rounding alone.
+    x = torch.randn(200, 2, generator=torch.Generator().manual_seed(0)) + 1
+    statistics = ClassStatistics(2)
+    statistics.update(torch.cat([x, x.sum(1, keepdim=True)], 1), torch.arange(200) % 2)
+    with pytest.raises(ValueError, match="Σ is singular with shrinkage 0"):
+        mahalanobis_score(x[:1, [0, 1, 0]], statistics.compute(), shrinkage=0.0)
     with pytest.raises(ValueError, match="Σ_W is 0"):
         mahalanobis_score(torch.zeros(1, 1), same.compute())
 
