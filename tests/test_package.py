@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -77,3 +78,45 @@ def test_wheel_holds_more_than_python():
     assert conf | {"nc_callbacks/py.typed", "nc_callbacks/report/assets/page.html"} <= files
     assert not [name for name in files if not name.startswith("nc_callbacks/")]
     assert builder.metadata.core.scripts == {"nc-callbacks": "nc_callbacks.__main__:main"}
+
+
+IMPORT_TIMES = """
+import time
+start = time.process_time()
+import jaxtyping, lightning.pytorch, torch, torchmetrics
+others = time.process_time()
+from nc_callbacks import FeatureSpectrum, NeuralCollapse, QuasiInterpolation, WeightMeanAlignment
+print(others - start, time.process_time() - others)
+"""
+
+
+@pytest.mark.slow
+def test_import_takes_little_beside_torch_and_lightning():
+    """100 ms, where these take their 3 s or more; as much more on a machine that is slower or busy."""
+    # Compiled once, as an installed package is.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    command = [sys.executable, "-c", IMPORT_TIMES]
+    times = []
+    for _ in range(2):
+        run = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, cwd=ROOT)
+        times.append([float(value) for value in run.stdout.split()])
+    assert min(own / max(others, 3) for others, own in times) <= 0.1 / 3, times
+
+
+def test_what_is_published_is_small(tmp_path):
+    pytest.importorskip("hatchling")
+    from hatchling.builders.sdist import SdistBuilder
+    from hatchling.builders.wheel import WheelBuilder
+
+    wheel = next(WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"]))
+    assert Path(wheel).stat().st_size < 1.5e6
+    sdist = {file.relative_path for file in SdistBuilder(str(ROOT)).recurse_included_files()}
+    for name in (
+        "tests/processes.py",
+        "docs/metrics.md",
+        "examples/my_model.py",
+        "mkdocs.yml",
+        "conftest.py",
+        "CITATION.cff",
+    ):
+        assert name in sdist, name

@@ -14,7 +14,8 @@ from tests.docs.common import PAGES, blocks, pasted
 from tests.processes import ROOT
 
 HOW_TO = [page for page in PAGES if page.parent.name == "howto"]
-PYTHON = {f"{page.stem}-{i}": block for page in HOW_TO for i, block in enumerate(blocks(page, "python"))}
+OTHERS = [ROOT / "docs" / "index.md", ROOT / "docs" / "conventions.md"]
+PYTHON = {f"{page.stem}-{i}": block for page in [*HOW_TO, *OTHERS] for i, block in enumerate(blocks(page, "python"))}
 STARTED = {name: block for name, block in PYTHON.items() if "spawn" in block or "CLI" in block}
 BASH = [line for page in PAGES for block in blocks(page, "bash") for line in block.splitlines()]
 TRAIN = sorted({line for line in BASH if "train.py" in line})
@@ -39,6 +40,7 @@ def test_several_processes(tmp_path):
 
 @pytest.mark.slow
 def test_lightning_cli(tmp_path):
+    pytest.importorskip("jsonargparse", reason="needs jsonargparse (pip install 'jsonargparse[signatures]')")
     page = ROOT / "docs" / "howto" / "lightning_cli.md"
     (tmp_path / "config.yaml").write_text(*blocks(page, "yaml"))
     pasted(*blocks(page, "python"), tmp_path, "fit", "--config", "config.yaml")
