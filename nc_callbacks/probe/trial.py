@@ -161,7 +161,8 @@ class Trial:
         tensor.data.fill_(torch.nan)
         try:
             # What modules have computed of it and keep in eval mode, they drop when they are trained.
-            self.model.train().eval()
+            self.model.train()
+            self.model.eval()
             output = self._forward_alike()
         finally:
             state.put_back()
