@@ -184,3 +184,9 @@ def test_many_classes_have_a_histogram_beside_the_matrix(opened, tmp_path):
     assert bars["x"][-1] == pytest.approx(0.3, abs=0.01)
     assert plotted(page, COSINES, "data[0].zmax") == pytest.approx(0.3, abs=1e-3)
     assert "±0.3" in figure(page, COSINES).locator(".note").inner_text()
+
+
+def test_no_tick_stands_between_epochs(opened, tmp_path):
+    folder = make_run(tmp_path / "run", found=curves(3))
+    page = opened(folder)
+    assert figure(page, NC1).locator(".xtick text").all_text_contents() == ["1", "2", "3"]

@@ -60,8 +60,10 @@ function logAxis(title, values) {
 
 /** Epochs, with a line where the pointer is. */
 function epochAxis(epochs) {
+  // There is no epoch one and a half.
+  const few = epochs.every((epoch) => epoch <= 8);
   const pointed = { showspikes: true, spikemode: "across", spikethickness: 1, spikedash: "solid", spikecolor: theme("muted"), spikesnap: "data" };
-  return { ...(state.logEpochs ? logAxis("epoch", epochs) : axis("epoch")), ...pointed };
+  return { ...(state.logEpochs ? logAxis("epoch", epochs) : axis("epoch", few && { dtick: 1 })), ...pointed };
 }
 
 const charts = [];
