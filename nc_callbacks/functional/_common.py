@@ -158,11 +158,14 @@ def etf_distance(a: Float[Tensor, "k p"], b: Float[Tensor, "k p"]) -> Float[Tens
 def _etf_distance_by_features(a: Tensor, b: Tensor) -> Tensor:
     """From p × p matrices alone: ‖A Bᵀ‖² = tr(AᵀA BᵀB), and E has norm 1."""
     k = len(a)
-    terms: Iterator[tuple[Tensor, ...]] = (
-        (x.T @ x, y.T @ y, x.sum(0), y.sum(0), (x * y).sum()) for x, y in unit_parts(a, b)
-    )
     # Added up one by one: all blocks' p × p matrices together would be larger than A.
-    a_gram, b_gram, a_sum, b_sum, trace = reduce(_added, terms)
+    if a is b:
+        terms: Iterator[tuple[Tensor, ...]] = ((x.T @ x, x.sum(0)) for (x,) in unit_parts(a))
+        a_gram, a_sum = reduce(_added, terms)
+        b_gram, b_sum, trace = a_gram, a_sum, a_gram.trace()
+    else:
+        terms = ((x.T @ x, y.T @ y, x.sum(0), y.sum(0), (x * y).sum()) for x, y in unit_parts(a, b))
+        a_gram, b_gram, a_sum, b_sum, trace = reduce(_added, terms)
     norm = (a_gram * b_gram).sum().clamp(min=0).sqrt()
     product = (trace - a_sum @ b_sum / k) / (k - 1) ** 0.5
     return (2 - 2 * product / norm).clamp(min=0).sqrt()

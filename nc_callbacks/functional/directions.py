@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from jaxtyping import Float
@@ -14,6 +15,9 @@ from nc_callbacks.functional.rounding import STEPS, Rounding, arithmetic, deviat
 
 DIGITS = 3
 """Digits of NC1 below which a warning is given."""
+
+_LEAST_SQUARE = 1e-6
+"""Least squared singular value, of the largest, down to which MᵀM gives it to nine digits."""
 
 _MOST_SAMPLES = 1e9
 """Samples of a class beyond any: class means that lie nearer than so many leave them do so by construction."""
@@ -74,12 +78,15 @@ def directions_of(
     squares = torch.stack([rows.square().sum(0) for (rows,) in row_parts(means)]).sum(0) / k + variances
     rounding = Rounding(precision, squares, variances)
     matrix = deviations(means)
-    if k > p:
-        matrix = _triangle(matrix)
-    # k rows that add up to 0 have k − 1 directions.
-    count = min(k - 1, p)
-    _, singular, v = torch.linalg.svd(matrix, full_matrices=False)
-    singular, v = singular[:count], v[:count].T
+    found = _by_gram(matrix) if k > p and centre is None else None
+    if found is None:
+        if k > p:
+            matrix = _triangle(matrix)
+        # k rows that add up to 0 have k − 1 directions.
+        count = min(k - 1, p)
+        _, singular, v = torch.linalg.svd(matrix, full_matrices=False)
+        found = singular[:count], v[:count].T
+    singular, v = found
     # What the singular values themselves are rounded to: nothing is there, as where a unit is dead.
     own = max(k, p) * torch.finfo(singular.dtype).eps * singular.amax()
     between, spread = singular / k**0.5, (product(within, v) * v).sum(0)
@@ -124,6 +131,15 @@ def _digits(kept: Tensor, singular: Tensor, within: Tensor, rounding: Rounding) 
     if error <= 10**-DIGITS * float(value) or not within.any():
         return DIGITS
     return max(0, math.floor(-math.log10(error / float(value)))) if value > 0 else 0
+
+
+def _by_gram(matrix: Float[Tensor, "k p"]) -> tuple[Float[Tensor, " p"], Float[Tensor, "p p"]] | None:
+    """Singular values and right singular vectors from MᵀM, where its squares cost no digits that count; else None."""
+    gram = reduce(torch.add, (rows.T @ rows for (rows,) in row_parts(matrix)))
+    values, vectors = torch.linalg.eigh(gram)
+    if not values[0] > _LEAST_SQUARE * values[-1]:
+        return None
+    return values.flip(0).sqrt(), vectors.flip(1)
 
 
 def _triangle(matrix: Float[Tensor, "k p"]) -> Float[Tensor, "p p"]:

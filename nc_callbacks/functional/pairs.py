@@ -19,7 +19,7 @@ from nc_callbacks.statistics.precision import wide_dtype
 _NEAR = 0.01
 """Squared distance of directions below which 2 − 2 cos has lost digits."""
 
-_MANY = 8192
+_MANY = 1024
 """Classes beyond which products are in float32, where no simplex ETF is near: they have too many dimensions to fit."""
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from nc_callbacks import functional as F_nc
-from nc_callbacks.functional import _common, pairs
+from nc_callbacks.functional import _common, directions, pairs
 from nc_callbacks.functional.pairs import pair_metrics
 from tests import reference
 
@@ -102,3 +102,20 @@ def test_nc1_and_its_gradient_take_the_same_value(monkeypatch: pytest.MonkeyPatc
     means, within = torch.tensor(m), torch.eye(6, dtype=torch.float64)
     plain = F_nc.nc1(within, means)
     assert F_nc.nc1(within, means.requires_grad_()).item() == pytest.approx(plain.item(), rel=1e-12)
+
+
+@pytest.mark.parametrize(("spread", "by_gram"), [(1.0, True), (1e-2, True), (1e-5, False)])
+def test_nc1_of_many_classes_however_directions_are_found(spread: float, by_gram: bool) -> None:
+    """From MᵀM where its squares cost no digits that count, from the triangle of M elsewhere."""
+    k, p = 300, 6
+    rng = np.random.default_rng(0)
+    means = rng.normal(size=(k, p)) * np.geomspace(1, spread, p) @ reference.rotation(p, 3)
+    root = rng.normal(size=(p, 2 * p)) * np.geomspace(1, spread, p)[:, None]
+    within = reference.rotation(p, 3).T @ (root @ root.T) @ reference.rotation(p, 3)
+    matrix = torch.tensor(means) - torch.tensor(means).mean(0)
+    assert (directions._by_gram(matrix) is not None) == by_gram
+    inverse = np.linalg.pinv(reference.centred(means), rcond=1e-12)
+    expected = np.trace(inverse.T @ within @ inverse)
+    assert F_nc.nc1(torch.tensor(within), torch.tensor(means)).item() == pytest.approx(
+        expected, rel=1e-8 if by_gram else 1e-6
+    )
