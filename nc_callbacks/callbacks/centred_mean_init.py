@@ -51,7 +51,9 @@ class CentredMeanInit(Callback):
         batch_fn: From a batch to (inputs, targets); see `nc_callbacks.probe.default_batch_fn` for the default.
         forward_fn: From (module, inputs) to outputs; by default the module is called on the inputs.
         ignore_index: Samples (or positions of a sequence) with this target take no part; None for none.
-        whiten, shrinkage, priors: See `nc_callbacks.CentredMeanHead`.
+        whiten: Start at the whitened class means and their bias; see `nc_callbacks.CentredMeanHead`.
+        shrinkage: That of the covariance, where whitened; by default a formula's.
+        priors: ``"empirical"`` adds the logarithm of each class's share to the bias, where whitened.
 
     Attributes:
         scale: The scale of the start, once it was made; saved in checkpoints.

@@ -103,7 +103,12 @@ class CentredMeanHead(LinearOfMeans):
 
         Args:
             moments: What `ClassStatistics.compute` gave (``covariance="none"`` will do for centred means).
-            mode, normalize, scale, whiten, shrinkage, priors: See the class.
+            mode: As of the class, like those that follow.
+            normalize: As of the class.
+            scale: As of the class.
+            whiten: As of the class.
+            shrinkage: As of the class.
+            priors: As of the class.
 
         Raises:
             ValueError: As `finalize`; or whitening needs a covariance that was not gathered.
@@ -140,10 +145,14 @@ class CentredMeanHead(LinearOfMeans):
             backbone: From inputs to features (n, p), or (n, p, 1, 1) and the like.
             loader: Training data with targets.
             num_classes: k.
-            mode, normalize, whiten, shrinkage, priors: See the class.
+            mode: As of the class, like `normalize`, `whiten`, `shrinkage` and `priors`.
+            normalize: As of the class.
             scale: A number, or ``"fit"``: `fit_scale` on the features, all or 8,192 a rank drawn at random.
             batch_fn: From a batch to (inputs, targets); see `nc_callbacks.probe.default_batch_fn` for the default.
             ignore_index: Samples (or positions of a sequence) with this target are left out; None for none.
+            whiten: As of the class.
+            shrinkage: As of the class.
+            priors: As of the class.
 
         Raises:
             ValueError: The loader is empty or has no targets, a target is out of range, the backbone is no module or
