@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import chain, islice
@@ -105,6 +106,7 @@ class Checks:
     def _batch(self, inputs: Any, targets: Any) -> None:
         if self.found is None:
             self.found = self.passes.checked_head(inputs, targets, list(self.needs.layers))
+            self._refuse_other_outputs(self.found)
         started = now(self.passes.model.device)
         with self.tap(self.found) as tap:
             self.passes.forward(inputs, tap.forget)
@@ -121,6 +123,17 @@ class Checks:
         ClassStatistics(tap.num_classes, covariance="none", ignore_index=self.passes.source.ignore_index).update(
             batch.features[tap.head].float().cpu(), batch.targets.cpu()
         )
+
+    def _refuse_other_outputs(self, head: Head) -> None:
+        measured = {"quasi-interpolation": self.needs.errors, "ood_scores": self.needs.ood_scores}
+        asked = [name for name, of in measured.items() if of]
+        if asked and not abs(head.scale - 1) < 1e-3:
+            how = "through a function" if math.isnan(head.scale) else f"times {head.scale:.4g}"
+            raise ValueError(
+                f"For {' and '.join(asked)} the outputs of {head.name!r} would be measured, but "
+                f"{type(self.passes.model).__name__} returns them {how}. Make that a part of the classifier: a module "
+                "whose forward gives the scaled outputs, named by head=..., or leave out what measures outputs."
+            )
 
     def _narrowed(self, batch: Batch, tap: Tap) -> Head | None:
         """The classifier with what is done about layers that are too wide; None where there is nothing to do."""

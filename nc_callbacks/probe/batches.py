@@ -124,7 +124,7 @@ def explained(model: nn.Module, forward: Callable[[Any], Any]) -> Callable[[Any]
     def run(inputs: Any) -> Any:
         try:
             return forward(inputs)
-        except (AttributeError, IndexError, KeyError, TypeError) as error:
+        except (AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             shape = f" of shape {tuple(inputs.shape)}" if isinstance(inputs, Tensor) else ""
             raise ValueError(
                 f"The forward pass of {type(model).__name__} fails on inputs that are a {type(inputs).__name__}{shape} "

@@ -25,6 +25,8 @@ class Head:
     """The dimensions of its positions in the order of the targets'; empty where they are the same."""
     affine: bool = True
     """Whether its output is an affine map of its input, so that it has a weight."""
+    scale: float = 1.0
+    """What the model multiplies its output by; NaN where that goes through another increasing function."""
     size: float = 1.0
     """Order of magnitude of its features."""
     dtype: torch.dtype = torch.float32

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from itertools import permutations
@@ -68,6 +69,8 @@ class Found:
     """Dimensions of the module's positions in the order in which the tensor has them; None where a part is selected."""
     rows: Tensor | None = None
     """Number of the module's row that each row of the tensor is, where a part is selected."""
+    scale: float = 1.0
+    """What the module's numbers are multiplied by; NaN where they go through another increasing function."""
 
 
 def find_rows(given: Float[Tensor, "*positions k"], returned: Mapping[str, Tensor]) -> Found | None:
@@ -85,7 +88,9 @@ def find_rows(given: Float[Tensor, "*positions k"], returned: Mapping[str, Tenso
         for rows in _with_classes_last(tensor, k):
             order = _order(given, rows)
             if order is not None:
-                return Found(place, tuple(rows.shape[:-1]), order)
+                exchanged = given.permute(*order, given.ndim - 1)
+                scale = _relation(exchanged.flatten(0, -2), rows.flatten(0, -2))
+                return Found(place, tuple(rows.shape[:-1]), order, scale=1.0 if scale is None else scale)
             if (selected := _selected(given, rows)) is not None:
                 return Found(place, tuple(rows.shape[:-1]), None, selected)
     return None
@@ -118,27 +123,34 @@ def _order(given: Tensor, returned: Tensor) -> tuple[int, ...] | None:
 
 def _agree(given: Float[Tensor, "n k"], returned: Float[Tensor, "n k"]) -> bool:
     """Whether the returned rows say the same as the given ones."""
+    return _relation(given, returned) is not None
+
+
+def _relation(given: Float[Tensor, "n k"], returned: Float[Tensor, "n k"]) -> float | None:
+    """What the given rows are multiplied by, see `Found.scale`; None where they are others."""
     tolerance = max(_tolerance(given), _tolerance(returned))
     r, t = _wide(given), _wide(returned)
     if not (bool(r.isfinite().all()) and bool(t.isfinite().all())):
-        return False
+        return None
     forms = [(r, t), (_centred(r), _centred(t))]
     if bool((t > 0).all()):
         forms.append((_centred(r), _centred(t.log())))
     if bool(((t > 0) & (t < 1)).all()):
         forms.append((r, t.logit()))
     if any(_close(wanted, got, 1.0, tolerance) for wanted, got in forms):
-        return True
+        return 1.0
     n, k = r.shape
     if n * (k - 1) - 1 < _FREEDOM:
-        return False
-    return any(_close(wanted, got, None, tolerance) for wanted, got in forms) or _increasing(r, t, tolerance)
-
-
-def _close(wanted: Tensor, got: Tensor, scale: float | None, tolerance: float) -> bool:
-    """Whether one is the other, times a positive number where no scale is given."""
-    if scale is None:
+        return None
+    for wanted, got in forms:
         scale = float((wanted * got).sum() / (wanted * wanted).sum().clamp_min(torch.finfo(wanted.dtype).tiny))
+        if _close(wanted, got, scale, tolerance):
+            return scale
+    return math.nan if _increasing(r, t, tolerance) else None
+
+
+def _close(wanted: Tensor, got: Tensor, scale: float, tolerance: float) -> bool:
+    """Whether one is the other, times a positive number."""
     return scale > 0 and float((got - scale * wanted).norm()) <= tolerance * float(got.norm())
 
 

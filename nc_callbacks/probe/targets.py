@@ -15,7 +15,8 @@ def class_indices(targets: Any, num_classes: int, sequence: bool = False) -> Int
     """Targets as class indices, of whatever integer type or whole floating-point numbers they are.
 
     One-hot and soft labels (last dimension k) become their argmax, which has to be unique: of a mixture of two labels
-    the heavier one counts. Booleans are classes 0 and 1 where there are two.
+    the heavier one counts. Floating-point rows are soft labels where they add up to 1, and one-hot, scaled or smoothed,
+    where all entries but the largest are the same. Booleans are classes 0 and 1 where there are two.
 
     Args:
         targets: Class indices or labels.
@@ -23,7 +24,8 @@ def class_indices(targets: Any, num_classes: int, sequence: bool = False) -> Int
         sequence: Targets (n, T) are class indices also where T = k.
 
     Raises:
-        ValueError: The targets are no tensor or no class indices, or have several labels a sample.
+        ValueError: The targets are no tensor or no class indices, or have several labels a sample, or rows of numbers
+            that are no labels, as regression has them.
     """
     if not isinstance(targets, Tensor):
         raise ValueError(f"Expected targets as a tensor of class indices, got {type(targets).__name__}. {_WAY_OUT}")
@@ -44,18 +46,36 @@ def _labelled(labels: Tensor) -> Int[Tensor, " *n"]:
     integral = not labels.is_floating_point()
     rows = labels.to(torch.uint8) if labels.dtype == torch.bool else labels
     largest, indices = rows.max(-1)
+    described = f"{labels.dtype} targets of shape {tuple(labels.shape)}"
     if bool(((rows == largest.unsqueeze(-1)).sum(-1) != 1).any()):
+        soft = not integral and bool(_adds_up(rows).all())
+        which = "labels mixed in equal parts" if soft else "multi-label targets"
         raise ValueError(
-            f"Expected one label a sample, got {labels.dtype} targets of shape {tuple(labels.shape)} with rows in "
-            "which several entries are largest, as multi-label targets have: neural collapse is defined for one class "
-            f"a sample. {_WAY_OUT[:-1]} with one class index a sample."
+            f"Expected one label a sample, got {described} with rows in which several entries are largest, as {which} "
+            f"have: neural collapse is defined for one class a sample. {_WAY_OUT[:-1]} with one class index a sample."
+        )
+    if not integral and not bool((_adds_up(rows) | _has_one_entry(rows)).all()):
+        raise ValueError(
+            f"Expected class indices, one-hot rows or soft labels that add up to 1, got {described} whose rows are "
+            f"neither, as in regression. {_WAY_OUT[:-1]} with one class index a sample, such as targets.argmax(-1)."
         )
     if integral and bool(((rows != 0) & (rows != 1)).any()):
         raise ValueError(
-            f"Expected class indices or one-hot rows, got {labels.dtype} targets of shape {tuple(labels.shape)} with "
-            f"other numbers than 0 and 1. {_WAY_OUT}"
+            f"Expected class indices or one-hot rows, got {described} with other numbers than 0 and 1. {_WAY_OUT}"
         )
     return indices
+
+
+def _adds_up(rows: Tensor) -> Tensor:
+    """Whether each row is a distribution, up to rounding of its type."""
+    tolerance = max(1e-3, rows.shape[-1] * torch.finfo(rows.dtype).eps)
+    return (rows.amin(-1) >= -tolerance) & ((rows.sum(-1, dtype=torch.float32) - 1).abs() <= tolerance)
+
+
+def _has_one_entry(rows: Tensor) -> Tensor:
+    """Whether all entries of each row but the largest are the same."""
+    second = rows.topk(2, -1).values[..., 1]
+    return second - rows.amin(-1) <= 1e-3 * rows.abs().amax(-1)
 
 
 def _indices(targets: Tensor, k: int, sequence: bool) -> Int[Tensor, " *n"]:

@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from nc_callbacks import QuasiInterpolation
+from nc_callbacks import NeuralCollapse, QuasiInterpolation
 from tests import reference
 from tests.callbacks.common import Classifier, K, loader, samples, trainer
 
@@ -131,3 +131,39 @@ def test_outputs_that_are_not_n_by_k():
 
     with pytest.raises(ValueError, match=r"for targets of shape \(16,\)"):
         trainer(QuasiInterpolation(head="head")).fit(Tokens(), loader())
+
+
+@pytest.mark.parametrize(
+    ("scaled", "how"), [(lambda f: f * 2.5, "times 2.5"), (lambda f: 9 * (f / 9).tanh(), "through")]
+)
+def test_outputs_that_the_model_scales_are_refused(scaled, how):
+    class Temperature(Classifier):
+        def forward(self, x):
+            return scaled(super().forward(x))
+
+    match = f"For quasi-interpolation the outputs of 'head' would be measured, but Temperature returns them {how}"
+    with pytest.raises(ValueError, match=match):
+        trainer(QuasiInterpolation()).fit(Temperature(), loader())
+    collapse = NeuralCollapse()
+    trainer(collapse).fit(Temperature(), loader())
+    assert collapse.head == "head"
+
+
+def test_a_classifier_that_scales_its_outputs_itself_is_measured():
+    class Scaled(nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x):
+            return 2.5 * self.inner(x)
+
+    model = Classifier()
+    model.head = Scaled(model.head)
+    callback = QuasiInterpolation(outputs="raw", head="head")
+    trainer(callback).fit(model, loader())
+    x, y = samples()
+    with torch.no_grad():
+        outputs = model.eval()(x)
+    expected = (1 - outputs[torch.arange(len(y)), y]).mean().item()
+    assert callback.latest["nc/train/sqi_epsilon"] == pytest.approx(expected, rel=1e-5)

@@ -129,5 +129,9 @@ def test_a_forward_pass_that_does_not_take_the_inputs_says_what_to_do():
     match = r"Graph fails on inputs that are a Tensor of shape \(2, 3\) \(AttributeError: .*'x'\). Pass batch_fn="
     with pytest.raises(ValueError, match=match):
         probe.explained(model, model)(torch.ones(2, 3))
+    # Bags of words in the order (label, text), say.
+    match = r"EmbeddingBag fails on inputs that are a Tensor of shape \(2,\) \(ValueError: offsets.*Pass batch_fn="
+    with pytest.raises(ValueError, match=match):
+        probe.explained(bag := nn.EmbeddingBag(4, 2), bag)(torch.tensor([0, 1]))
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         probe.explained(model, nn.Linear(2, 2))(torch.ones(2, 3))

@@ -1,5 +1,6 @@
 """Where the rows of a module's output are in what a model returns."""
 
+import math
 from collections import namedtuple
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -58,6 +59,21 @@ def rows(*shape, seed=0):
 def test_rescaled(change, k):
     found = find_rows(rows(12, k), {"a": rows(12, k, seed=1), "b": change(rows(12, k))})
     assert (found.place, found.positions, found.order) == ("b", (12,), (0,))
+
+
+@pytest.mark.parametrize(
+    ("change", "scale"),
+    [
+        (lambda r: r, 1),
+        (lambda r: r + 3, 1),
+        (lambda r: r.softmax(-1), 1),
+        (lambda r: 64 * r, 64),
+        (lambda r: (r / 2).log_softmax(-1), 0.5),
+        (lambda r: 2 * torch.tanh(r / 2), math.nan),
+    ],
+)
+def test_scale(change, scale):
+    assert find_rows(rows(12, 5), {"": change(rows(12, 5))}).scale == pytest.approx(scale, rel=1e-5, nan_ok=True)
 
 
 @pytest.mark.parametrize("change", [lambda r: -r, lambda r: r.flip(0), lambda r: r.flip(1), lambda r: r**2, abs])

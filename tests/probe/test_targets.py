@@ -21,6 +21,9 @@ ONE_HOT = torch.eye(3)[INDICES]
         ONE_HOT.bool(),
         ONE_HOT * 0.7 + 0.1,
         2 * ONE_HOT - 1,
+        5 * ONE_HOT,
+        0.6 * ONE_HOT + 0.4 * ONE_HOT.roll(1, 1),
+        (ONE_HOT * 0.7 + 0.1).half(),
     ],
 )
 def test_one_class_a_sample(targets):
@@ -49,6 +52,20 @@ def test_several_or_no_labels_a_sample(convert, second):
 def test_positions_of_a_sequence_as_long_as_there_are_classes():
     targets = torch.tensor([[0, 2, 2], [1, 1, 0]])
     assert torch.equal(class_indices(targets, 3, sequence=True), targets)
+
+
+def test_numbers_of_a_regression_are_no_labels():
+    values = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
+    for targets in (values, values.sigmoid(), values.double(), torch.full((2, 3), torch.nan)):
+        with pytest.raises(ValueError, match=r"Expected .*Pass batch_fn="):
+            class_indices(targets, 3)
+    with pytest.raises(ValueError, match="neither, as in regression"):
+        class_indices(values, 3)
+
+
+def test_labels_mixed_in_equal_parts_are_said_to_be_that():
+    with pytest.raises(ValueError, match="largest, as labels mixed in equal parts have"):
+        class_indices(torch.tensor([[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]]), 3)
 
 
 @pytest.mark.parametrize(
