@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from nc_callbacks.engine.trainer import overrides
+from nc_callbacks.engine.trainer import overrides, results_of
 
 
 class Logged:
@@ -67,14 +67,17 @@ def log_numbers(
     for name in plainly:
         model.log(name, numbers[name], prog_bar=name in on_bar, **settings)
     others = [name for name in numbers if name not in plainly]
-    if not others:
+    kept = results_of(trainer, model) if others else None
+    like: Any = kept[0].get(f"{kept[1]}.{plainly[0]}") if kept else None
+    if kept is None or not hasattr(like, "meta"):
+        for name in others:
+            model.log(name, numbers[name], **settings)
         return
-    results: Any = trainer._results
-    like = results[f"{model._current_fx_name}.{plainly[0]}"]
+    results, hook = kept
     wide = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
     values = torch.tensor([numbers[name] for name in others], dtype=wide).to(model.device)
     for name, value in zip(others, values, strict=True):
-        key = f"{model._current_fx_name}.{name}"
+        key = f"{hook}.{name}"
         if key not in results:
             meta = copy.copy(like.meta)
             meta.name, meta.prog_bar = name, False

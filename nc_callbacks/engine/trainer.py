@@ -275,3 +275,9 @@ def rich_bar(bar: Any, description: str, total: float) -> Iterator[Callable[[], 
 
 tqdm_bar = Tqdm
 """The bar that TQDMProgressBar draws, which also suits notebooks' plain output."""
+
+
+def results_of(trainer: Trainer, model: LightningModule) -> tuple[dict[str, Any], str] | None:
+    """What `log` has put down, and the first part of its keys; None where this Lightning keeps it in another way."""
+    results, hook = getattr(trainer, "_results", None), getattr(model, "_current_fx_name", None)
+    return (results, hook) if isinstance(results, dict) and isinstance(hook, str) else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from dataclasses import dataclass
 
 import torch
@@ -17,9 +16,6 @@ _NEAR_ORIGIN = 4
 
 There ‖h‖ is no more than a few times ‖h − m‖, and so is what rounding does to their products.
 """
-
-_MOST_KEPT = 2**22
-"""Entries of a weight up to which what is made of it is kept for the next batch."""
 
 
 @dataclass(frozen=True)
@@ -93,37 +89,6 @@ class _Both:
         return torch.where(logits.isfinite().all() & self.known, share, torch.nan)
 
 
-class _Last:
-    """What was made of the last weight, means and bias, for the next batch with the same numbers."""
-
-    def __init__(self) -> None:
-        self._kept: tuple[list[Tensor | None], torch.dtype, _Both, object] | None = None
-
-    def get(self, given: list[Tensor | None], dtype: torch.dtype) -> _Both | None:
-        # All numbers are compared, in a hundredth of a product's time: who writes into a tensor need not say so.
-        if (kept := self._kept) is None or kept[1] != dtype or not all(map(_same, kept[0], given)):
-            return None
-        return kept[2]
-
-    def keep(self, given: list[Tensor | None], dtype: torch.dtype, found: _Both, owner: Tensor) -> None:
-        """Until `owner` is gone."""
-        copies = [None if tensor is None else tensor.detach().clone() for tensor in given]
-        self._kept = copies, dtype, found, weakref.ref(owner, self._forget)
-
-    def _forget(self, of: object) -> None:
-        if (kept := self._kept) is not None and kept[3] is of:
-            self._kept = None
-
-
-def _same(kept: Tensor | None, given: Tensor | None) -> bool:
-    if kept is None or given is None:
-        return kept is given
-    return kept.dtype == given.dtype and torch.equal(kept, given)
-
-
-_last = _Last()
-
-
 @full_precision
 def nearest_mean(features: Float[Tensor, "n p"], means: Float[Tensor, "k p"]) -> Int[Tensor, " n"]:
     """argmin_c ‖h − m_c‖ for each sample, as a class index in 0…k−1.
@@ -177,7 +142,7 @@ def nc4(
     _check_features(features, means)
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"bias must be ({len(weight)},) to go with the weight, got {tuple(bias.shape)}.")
-    owner, dtype = means, common_dtype(features, weight)
+    dtype = common_dtype(features, weight)
     features, weight, means = features.detach(), weight.detach(), as_matrix("means", means).detach()
     if dtype != common_dtype(features):
         logits = features.to(dtype) @ weight.to(dtype).T
@@ -185,15 +150,7 @@ def nc4(
             logits = logits + bias.to(dtype)
         share = (logits.argmax(1) != nearest_mean(features, means)).to(dtype).mean()
         return torch.where(logits.isfinite().all() & means.isfinite().all(), share, torch.nan)
-    given = [weight, means, bias]
-    if features.device.type != "cpu" or weight.numel() > _MOST_KEPT:
-        return _Both.of(weight, means, bias, dtype).mismatch(features)
-    with one_thread(features.device):
-        both = _last.get(given, dtype)
-    if both is None:
-        both = _Both.of(weight, means, bias, dtype)
-        _last.keep(given, dtype, both, owner)
-    return both.mismatch(features)
+    return _Both.of(weight, means, bias, dtype).mismatch(features)
 
 
 def _check_features(features: Tensor, means: Tensor) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from nc_callbacks.functional import nc4, nearest_mean
-from nc_callbacks.functional.nearest_mean import NearestMean, _last
+from nc_callbacks.functional.nearest_mean import NearestMean
 from tests import reference
 
 SHAPES = [(2, 3), (3, 7), (12, 5), (4, 1)]
@@ -144,14 +144,6 @@ def test_nc4_of_the_next_batch_knows_what_was_written_since() -> None:
     assert nc4(features, weight, means).item() == pytest.approx(
         reference.nc4(*(t.numpy() for t in (features, weight, means)))
     )
-
-
-def test_nc4_keeps_nothing_once_the_means_are_gone() -> None:
-    features, weight, means, bias = (torch.tensor(a) for a in some_layer(6, 8))
-    nc4(features, weight, means, bias)
-    assert _last._kept is not None
-    del means
-    assert _last._kept is None
 
 
 @pytest.mark.parametrize("offset", [0.0, 1.0, 4.0, 1e4])
