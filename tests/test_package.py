@@ -31,6 +31,7 @@ print(json.dumps([bare, functions, sorted(asked), sorted(sys.modules)]))
 """
 
 
+@pytest.mark.slow
 def test_imports():
     run = subprocess.run([sys.executable, "-c", RECORD_IMPORTS], capture_output=True, text=True, check=True)
     bare, functions, asked, loaded = map(set, json.loads(run.stdout))

@@ -27,6 +27,7 @@ def default_run(tmp_path_factory):
     return folder, finished.stdout
 
 
+@pytest.mark.slow
 def test_run_folder(default_run):
     folder, printed = default_run
     assert (folder / "checkpoints" / "last.ckpt").is_file()
@@ -36,6 +37,7 @@ def test_run_folder(default_run):
     assert printed.rstrip().splitlines()[-2:] == [f"Run folder: {folder}", f"Page: {folder}/report.html"]
 
 
+@pytest.mark.slow
 def test_summary_holds_the_last_values_of_the_log(default_run):
     folder, printed = default_run
     summary = json.loads((folder / "summary.json").read_text())
@@ -54,6 +56,7 @@ def test_summary_holds_the_last_values_of_the_log(default_run):
     assert summary["metrics"]["nc/val/accuracy"] > 0.9
 
 
+@pytest.mark.slow
 def test_weights_load_without_unpickling(default_run):
     import torch
 

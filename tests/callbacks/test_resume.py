@@ -102,7 +102,7 @@ def test_resumed_inside_an_epoch(mode, tmp_path):
         # Of 5 batches an epoch, the second epoch's second.
         trainer(callback, **settings).fit(Still(), loader(), ckpt_path=str(tmp_path / "step=7.ckpt"))
     assert [record["epoch"] for record in callback.history] == ([0, 1, 2] if mode == "epoch_end" else [0, 2])
-    told = [str(w.message) for w in caught if "Training resumed inside epoch 1" in str(w.message)]
+    told = [str(w.message) for w in caught if "Training resumed inside epoch 2" in str(w.message)]
     assert len(told) == (mode == "online")
 
 

@@ -81,7 +81,7 @@ def test_rounding_is_no_trend(name, flat):
 
 def test_a_matrix_has_the_colours_of_the_page():
     css = (files("nc_callbacks.report") / "assets" / "style.css").read_text()
-    script = (files("nc_callbacks.report") / "assets" / "looks.js").read_text()
+    script = (files("nc_callbacks.report") / "assets" / "matrices.js").read_text()
     light = dict(reversed(re.findall(r"--([\w-]+): (#\w{6});", css)))
     low, high = re.search(r'\[0, theme\("([\w-]+)"\)\].*\[1, theme\("([\w-]+)"\)\]', script).groups()
     assert (light[low], light[high], light["missing"]) == (style.BELOW, style.ABOVE, style.MISSING)

@@ -68,6 +68,7 @@ def test_choices_that_do_not_fit_together_are_said_in_a_sentence(start, tmp_path
     assert json.loads((folder / "error.json").read_text())["error"] == f"ValueError: {message}"
 
 
+@pytest.mark.slow
 def test_choices_of_all_experiments_fit_together():
     for experiment in sorted(path.stem for path in (CONF / "experiment").glob("*.yaml")):
         for choice in ([], ["logger=none"]):

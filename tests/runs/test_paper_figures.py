@@ -267,6 +267,7 @@ def train(folder, *overrides):
     return python(ROOT / "train.py", f"hydra.sweep.dir={folder}", "trainer=cpu", *overrides, folder=folder.parent)
 
 
+@pytest.mark.slow
 def test_full_scale_without_its_data_says_where_it_was_looked_for(tmp_path):
     settings = (f"data.root={tmp_path}", "data.download=false")
     finished = train(tmp_path / "sweep", "experiment=lindegaard_fig2", *settings)
