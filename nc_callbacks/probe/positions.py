@@ -66,7 +66,7 @@ class Positions:
         raise ValueError(
             f"It cannot be told which of the rows of head {self.head!r}, at positions of shape {own}, belong to the "
             f"targets of shape {wanted}, for the model does not return them. Pass forward_fn=..., a function (module, "
-            "inputs) that returns its output."
+            "inputs) that returns its output: where the model averages outputs, of features averaged before the head."
         )
 
     def _check_flat(self, returned: Tensor, wanted: tuple[int, ...]) -> None:

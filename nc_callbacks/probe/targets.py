@@ -54,7 +54,7 @@ def _labelled(labels: Tensor) -> Int[Tensor, " *n"]:
             f"Expected one label a sample, got {described} with rows in which several entries are largest, as {which} "
             f"have: neural collapse is defined for one class a sample. {_WAY_OUT[:-1]} with one class index a sample."
         )
-    if not integral and not bool((_adds_up(rows) | _has_one_entry(rows)).all()):
+    if not integral and not _are_labels(rows, largest):
         raise ValueError(
             f"Expected class indices, one-hot rows or soft labels that add up to 1, got {described} whose rows are "
             f"neither, as in regression. {_WAY_OUT[:-1]} with one class index a sample, such as targets.argmax(-1)."
@@ -66,16 +66,27 @@ def _labelled(labels: Tensor) -> Int[Tensor, " *n"]:
     return indices
 
 
+def _are_labels(rows: Tensor, largest: Tensor) -> bool:
+    """Whether rows are soft labels, or one-hot ones of a few values: at most two a class."""
+    others = ~_adds_up(rows)
+    if not bool(others.any()):
+        return True
+    least, k = rows.amin(-1), rows.shape[-1]
+    # Of two classes any row has one entry apart from the other; regression has other values in each.
+    values = torch.cat([largest[others], least[others]]).unique()
+    return len(values) <= 2 * k and bool((others.logical_not() | _has_one_entry(rows, least)).all())
+
+
 def _adds_up(rows: Tensor) -> Tensor:
     """Whether each row is a distribution, up to rounding of its type."""
     tolerance = max(1e-3, rows.shape[-1] * torch.finfo(rows.dtype).eps)
     return (rows.amin(-1) >= -tolerance) & ((rows.sum(-1, dtype=torch.float32) - 1).abs() <= tolerance)
 
 
-def _has_one_entry(rows: Tensor) -> Tensor:
+def _has_one_entry(rows: Tensor, least: Tensor) -> Tensor:
     """Whether all entries of each row but the largest are the same."""
     second = rows.topk(2, -1).values[..., 1]
-    return second - rows.amin(-1) <= 1e-3 * rows.abs().amax(-1)
+    return second - least <= 1e-3 * rows.abs().amax(-1)
 
 
 def _indices(targets: Tensor, k: int, sequence: bool) -> Int[Tensor, " *n"]:

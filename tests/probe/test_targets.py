@@ -61,6 +61,16 @@ def test_numbers_of_a_regression_are_no_labels():
             class_indices(targets, 3)
     with pytest.raises(ValueError, match="neither, as in regression"):
         class_indices(values, 3)
+    with pytest.raises(ValueError, match="neither, as in regression"):
+        class_indices(values[:, :2], 2)
+
+
+def test_labels_of_each_class_may_have_values_of_their_own():
+    """As those of Seddik & Tamaazousti (2022) have."""
+    on, off = torch.tensor([0.9, 0.7, 0.8])[INDICES], torch.tensor([0.01, 0.2, 0.3])[INDICES]
+    assert class_indices(ONE_HOT * (on - off)[:, None] + off[:, None], 3).tolist() == INDICES.tolist()
+    binary = torch.tensor([[1.0, -1.0], [-1.0, 1.0], [1.0, -1.0]])
+    assert class_indices(binary, 2).tolist() == [0, 1, 0]
 
 
 def test_labels_mixed_in_equal_parts_are_said_to_be_that():
