@@ -180,8 +180,8 @@ def _refuse_unmatched(model: nn.Module, search: Search) -> None:
         f"No classifier found: the model's output has shape {_shapes(trial)}, and no fully connected module gives it "
         f"with {wide.shape[-1] if wide.ndim else 1} weight rows. Modules that ran: "
         f"{listed(_run_candidates(model, trial))}. Pass head=..., or forward_fn=..., {_LOGITS}; a classifier that is "
-        "no module of its own, such as a matrix in a buffer or in the loss, has to become one that forward runs, and one "
-        "that runs several times takes a forward_fn that runs it once."
+        "no module of its own, such as a matrix in a buffer or in the loss, has to become one that forward runs, and "
+        "one that runs several times takes a forward_fn that runs it once."
     )
 
 
