@@ -42,6 +42,17 @@ def test_values_are_read_off_beside_the_curves(opened, tmp_path):
     assert found.locator(".note").inner_text() == before
 
 
+@pytest.mark.parametrize("blocks", [3, 8])
+def test_of_many_layers_the_classifiers_input_is_shown_first(blocks, opened, tmp_path):
+    found = curves()
+    found |= {f"nc/train/blocks.{i}/nc1": found["nc/train/nc1"] * (i + 2) for i in range(blocks)}
+    page = opened(make_run(tmp_path / "run", found=found))
+    layers = page.get_by_role("button", name=re.compile(r"^(classifier's input|blocks\.\d)$")).all()
+    pressed = [layer.inner_text() for layer in layers if layer.get_attribute("aria-pressed") == "true"]
+    assert len(layers) == blocks + 1
+    assert pressed == ["classifier's input"] if blocks > 3 else len(pressed) == blocks + 1
+
+
 def test_a_finger_zooms_and_resets(opened, tmp_path):
     page = opened(make_run(tmp_path / "run"), 390, has_touch=True, is_mobile=True)
     found = figure(page, NC1)

@@ -65,13 +65,15 @@ function splitsIn(things) {
 const SPLITS = splitsIn(allCurves);
 const HEAD = "classifier's input";
 const headFirst = (a, b) => (b === HEAD) - (a === HEAD);
+/** Layers up to which all are shown as the page opens; of more, the chapter over depth shows them side by side. */
+const MAX_PLACES = 4;
 const PLACES = distinct(allCurves.filter((curve) => !curve.own), "place").sort(headFirst);
 
 const state = {
   log: true,
   logEpochs: false,
   splits: new Set(CONTENT.sweep ? SPLITS.slice(0, 1) : SPLITS),
-  places: new Set(CONTENT.sweep ? PLACES.slice(0, 1) : PLACES),
+  places: new Set(CONTENT.sweep || PLACES.length > MAX_PLACES ? PLACES.slice(0, 1) : PLACES),
   hidden: new Set(),
   colourBy: "run",
   /* Whether runs that differ by their seed alone are one line, with a band. */
