@@ -166,7 +166,10 @@ class Hungry(Classifier):
 
 
 class TestOutOfMemory:
-    @pytest.mark.parametrize("error", [torch.OutOfMemoryError, MemoryError, RuntimeError])
+    @pytest.mark.parametrize(
+        "error",
+        [torch.OutOfMemoryError, *(pytest.param(kind, marks=pytest.mark.slow) for kind in (MemoryError, RuntimeError))],
+    )
     def test_the_cache_is_given_up_and_then_batches_shrink(self, error):
         callback, model = NeuralCollapse(), Hungry(5, error)
         _, told = fit_with_warnings([callback], model, pattern="failed|memory", max_epochs=2)
@@ -187,6 +190,7 @@ class TestOutOfMemory:
         assert model.tried == [16] * 14
         assert_whole(callback, model)
 
+    @pytest.mark.slow
     def test_never_enough(self):
         callbacks, model = all_four(), Hungry(0)
         _, told = fit_with_warnings(callbacks, model, pattern="failed|memory")
@@ -200,7 +204,7 @@ class TestOutOfMemory:
         fit_with_warnings([callback], Hungry(5, always=True))
         assert len(callback.history) == 3
 
-    @pytest.mark.parametrize("most", [1, 3])
+    @pytest.mark.parametrize("most", [1, pytest.param(3, marks=pytest.mark.slow)])
     def test_limits_are_of_the_same_samples(self, most):
         callback = NeuralCollapse()
         fit_with_warnings([callback], Hungry(most), loader(batch_size=10), limit_train_batches=3)

@@ -134,7 +134,10 @@ def test_a_weight_that_steps_on_when_it_is_read(mode, head):
     assert_bit_identical(run([], loader, SpectralNorm), run(watching, loader, SpectralNorm))
 
 
-@pytest.mark.parametrize("case", CASES)
+SLOW = ("worker processes", "bf16-mixed")
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, marks=[pytest.mark.slow] * (case in SLOW)) for case in CASES])
 def test_bit_identical(case):
     data, settings = CASES[case]
     callbacks = all_callbacks()

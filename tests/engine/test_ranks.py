@@ -49,10 +49,10 @@ def test_one_class_is_on_one_rank_only(processes):
     ("strategy", "processes", "mode", "feature_cache"),
     [
         ("ddp", 2, "epoch_end", "512MiB"),
-        ("ddp", 3, "epoch_end", "0"),
+        pytest.param("ddp", 3, "epoch_end", "0", marks=pytest.mark.slow),
         pytest.param("ddp", 4, "epoch_end", "512MiB", marks=pytest.mark.slow),
         ("ddp", 3, "online", "512MiB"),
-        pytest.param("fully_shard", 2, "epoch_end", "512MiB", marks=FULLY_SHARD),
+        pytest.param("fully_shard", 2, "epoch_end", "512MiB", marks=[FULLY_SHARD, pytest.mark.slow]),
         pytest.param("tensor_parallel", 2, "epoch_end", "512MiB", marks=pytest.mark.slow),
     ],
 )
@@ -70,7 +70,14 @@ def test_ranks_that_lightning_starts(one, strategy, tmp_path):
     assert_equal(one, torch.load(tmp_path / "found.pt", weights_only=True))
 
 
-@pytest.mark.parametrize("kind", ["ddp", "stream", pytest.param("fully_shard", marks=[FULLY_SHARD, pytest.mark.slow])])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "ddp",
+        pytest.param("stream", marks=pytest.mark.slow),
+        pytest.param("fully_shard", marks=[FULLY_SHARD, pytest.mark.slow]),
+    ],
+)
 def test_what_fails_on_one_rank_fails_on_all_and_ends_no_training(kind, tmp_path):
     looked = [TROUBLES.index(trouble) for trouble in ("measure", "memory", "no targets", "none")]
     train, val = data(0).dataset.tensors[1][:96], data(1).dataset.tensors[1][: 80 if kind == "fully_shard" else 144]

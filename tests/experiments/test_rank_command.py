@@ -39,6 +39,7 @@ def run_folder(tmp_path):
     return folder, network
 
 
+@pytest.mark.slow
 def test_command_prints_the_table_and_writes_csv(tmp_path, run_folder):
     names = ["tests.experiments.test_rank_command:pixels", str(run_folder[0]), "absent.ckpt"]
     command = ["-m", "nc_callbacks.transfer", "rank", "--backbones", ",".join(names)]

@@ -168,6 +168,7 @@ def test_noise_experiment_on_digits_bears_out_the_paper_at_the_source(tmp_path):
     assert "Steps to 99 % of the final accuracy of WFS" in printed
 
 
+@pytest.mark.slow
 def test_source_selection_runs_on_digits_alone(tmp_path):
     sources = [
         f"{{name: {name}, data: digits, activation: {activation}, epochs: {epochs}, classes: {classes}}}"

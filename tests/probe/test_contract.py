@@ -41,7 +41,7 @@ class TestFindHead:
         ("build", "size", "expected"),
         [
             (lambda: models.resnet18(num_classes=10), 32, "fc"),
-            (lambda: models.vgg11(num_classes=10), 32, "classifier.6"),
+            pytest.param(lambda: models.vgg11(num_classes=10), 32, "classifier.6", marks=pytest.mark.slow),
             (lambda: models.mobilenet_v3_small(num_classes=10), 32, "classifier.3"),
             (lambda: models.vit_b_32(num_classes=10, image_size=32), 32, "heads.head"),
             (lambda: ConvolutionalHead(flat=True), 8, "classifier"),
