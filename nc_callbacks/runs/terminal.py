@@ -91,7 +91,9 @@ def digest(metrics: Mapping[str, float | None], first: Mapping[str, float]) -> T
     columns = list(dict.fromkeys(("train", *(data for cells in rows.values() for data in cells))))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for title in ("", "metric", *columns, "at collapse"):
-        table.add_column(title, justify="right" if title in columns else "left", no_wrap=True)
+        # A number is never cut; a name is not broken.
+        whole = title == "metric"
+        table.add_column(title, justify="right" if title in columns else "left", no_wrap=whole, overflow="fold")
     before = None
     for name in LINES:
         if name in rows:

@@ -4,6 +4,7 @@ import json
 import math
 
 import pytest
+from rich.console import Console
 
 from nc_callbacks import files
 from nc_callbacks.runs.folder import is_finished
@@ -77,3 +78,13 @@ def test_where_no_condition_was_measured_all_is_printed(tmp_path, capsys):
 def test_a_run_of_many_is_a_line(tmp_path, capsys):
     print_line(write_summary(tmp_path, {"nc/train/nc1": 0.5, "val/accuracy": math.nan}, 1, 12.0))
     assert capsys.readouterr().out == "Trained for 12 s: nc/train/nc1 0.5.\n"
+
+
+@pytest.mark.parametrize("width", [50, 80, 200])
+def test_no_number_is_cut_in_a_narrow_terminal(width):
+    last = {f"nc/{split}/{name}": 0.00139 for split in ("train", "val") for name in ("nc4", "sqi_epsilon_rel_std")}
+    with Console(width=width, record=True) as console:
+        console.print(digest(last, dict.fromkeys(last, 0.162)))
+    text = console.export_text()
+    assert "…" not in text
+    assert text.count("0.00139") == 4 or width == 50
