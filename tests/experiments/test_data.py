@@ -62,6 +62,8 @@ def test_files_of_the_other_set_are_refused(name, other, tmp_path):
     labels = np.repeat(np.arange(10, dtype=np.uint8), counts)
     for file, values in zip(IDX_FILES[True], (np.zeros((60000, 28, 28), np.uint8), labels), strict=True):
         (tmp_path / file).write_bytes(gzip.compress(idx(values), 1))
+    other_root = ImageData(other, root=tmp_path, download=False)
+    assert len(other_root._load(True)[1]) == 60000
     with pytest.raises(ValueError, match=f"Expected the files of {name} in .*; they have as many .* those of {other}"):
         ImageData(name, root=tmp_path, download=False).setup()
 
