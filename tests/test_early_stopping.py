@@ -1,16 +1,16 @@
-"""The example of docs/steering.md runs, stops, and has lowered the learning rate."""
+"""The example of docs/early_stopping.md runs, stops, and has lowered the learning rate."""
 
 import re
 from pathlib import Path
 
 import pytest
 
-PAGE = Path(__file__).parents[1] / "docs" / "steering.md"
+PAGE = Path(__file__).parents[1] / "docs" / "early_stopping.md"
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_example_stops_and_steers(capsys, tmp_path, monkeypatch):
+def test_example_stops_and_lowers_the_rate(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     [code] = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
     names = {"__name__": "example"}
