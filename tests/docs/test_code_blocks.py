@@ -15,7 +15,8 @@ from tests.processes import ROOT
 
 HOW_TO = [page for page in PAGES if page.parent.name == "howto"]
 OTHERS = [
-    ROOT / "docs" / f"{name}.md" for name in ("index", "conventions", "depth", "unbalanced", "outside", "early_stopping")
+    ROOT / "docs" / f"{name}.md"
+    for name in ("index", "conventions", "depth", "unbalanced", "outside", "early_stopping")
 ]
 PYTHON = {f"{page.stem}-{i}": block for page in [*HOW_TO, *OTHERS] for i, block in enumerate(blocks(page, "python"))}
 STARTED = {name: block for name, block in PYTHON.items() if "spawn" in block or "CLI" in block}
