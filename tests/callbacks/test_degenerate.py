@@ -95,6 +95,13 @@ class TestData:
             assert not any(nan[2])
 
 
+def test_centred_means_choose_among_the_classes_that_are_there():
+    """The first class has no samples, so that places among the others are not their numbers."""
+    y = torch.arange(60) % 3 + 1
+    x = 5 * torch.eye(6)[y] + torch.randn(60, 6, generator=torch.Generator().manual_seed(0)) / 10
+    assert measured(x, y, 6, 4)["nc/train/accuracy_centred_means"] == 1
+
+
 class TestHeads:
     @pytest.mark.parametrize("head", [None, "head"])
     def test_one_class(self, head):
