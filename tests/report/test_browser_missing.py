@@ -88,7 +88,28 @@ def test_paper_has_every_chart_whole(opened, folder, scroll):
     assert len(seen) > 10
     assert all(chart["inside"] and chart["traces"] for chart in seen)
     assert max(chart["right"] for chart in seen) <= 720
-    assert page.evaluate("window.paperInk") == "#fdfcfa"
+    assert page.evaluate("window.paperInk") == "#ffffff"
     # Then the screen has its own again.
     assert not page.evaluate("document.documentElement.classList.contains('printing')")
     assert plotted(page, HEAT, "_fullLayout.width") > 250
+
+
+def test_paper_is_as_wide_as_its_widest_table(opened, tmp_path):
+    """A table that runs over the sheet would make the browser shrink everything."""
+    made = make_run(tmp_path / "run")
+    with np.load(made / "looks.npz") as kept:
+        arrays = dict(kept)
+    key = "nc/train/sqi_samples"
+    arrays |= {
+        key: np.full((1, 3, 13), 1.23e-7, np.float32),
+        f"{key}@epochs": np.array([30]),
+        f"{key}@step": np.array(1),
+    }
+    np.savez(made / "looks.npz", **arrays)
+    page = opened(made)
+    figure(page, HEAT)
+    assert page.locator("#samples td").count() == 4 * 13
+    page.evaluate("addEventListener('beforeprint', () => { window.widest = document.documentElement.scrollWidth; })")
+    page.set_viewport_size({"width": 704, "height": 900})
+    page.pdf(format="A4")
+    assert page.evaluate("window.widest") <= 704

@@ -201,3 +201,34 @@ def test_no_tick_stands_between_epochs(opened, tmp_path):
     folder = make_run(tmp_path / "run", found=curves(3))
     page = opened(folder)
     assert figure(page, NC1).locator(".xtick text").all_text_contents() == ["1", "2", "3"]
+
+
+TICKS = """([low, high, type]) => Plotly.newPlot(document.createElement("div"), [{ x: [1], y: [1] }], {
+  width: 400, height: 300, yaxis: axis("", { range: [low, high], autorange: false, type }),
+}).then((plot) => plot._fullLayout.yaxis._vals.map(({ text }) => text))"""
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "kind", "expected"),
+    [
+        (0, 8.7e-4, "linear", ["0", "2 · 10⁻⁴", "4 · 10⁻⁴", "6 · 10⁻⁴", "8 · 10⁻⁴"]),
+        (-9e-4, 9e-4, "linear", ["−5 · 10⁻⁴", "0", "5 · 10⁻⁴"]),
+        (3.1e-6, 3.12e-6, "linear", ["3.1 · 10⁻⁶", "3.105 · 10⁻⁶", "3.11 · 10⁻⁶", "3.115 · 10⁻⁶", "3.12 · 10⁻⁶"]),
+        (0, 23000, "linear", ["0", "5000", "10000", "15000", "20000"]),
+        (0, 230000, "linear", ["0", "50000", "10⁵", "1.5 · 10⁵", "2 · 10⁵"]),
+        (-13, 0, "log", ["10⁻¹²", "10⁻⁹", "10⁻⁶", "0.001", "1"]),
+        (-1, 1, "linear", ["−1", "−0.5", "0", "0.5", "1"]),
+    ],
+)
+def test_ticks_have_the_pages_own_format(opened, tmp_path, low, high, kind, expected):
+    page = opened(make_run(tmp_path / "run"))
+    assert page.evaluate(TICKS, [low, high, kind]) == expected
+    # A copy, as a saved picture makes one, knows them too.
+    assert set(page.evaluate("Object.values({ ...LABELS })")) >= {
+        text for text in expected if "10" in text and "·" in text
+    }
+
+
+def test_no_zero_is_negative(opened, tmp_path):
+    page = opened(make_run(tmp_path / "run"))
+    assert page.evaluate("[-0.004, 0.004, -0.006].map(hundredths)") == ["0.00", "0.00", "−0.01"]

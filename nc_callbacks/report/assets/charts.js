@@ -45,6 +45,7 @@ function axis(title, more = {}) {
     tickfont: { size: 11, color: theme("muted") },
     automargin: true,
     exponentformat: "power",
+    labelalias: LABELS,
     zeroline: false,
     ...more,
   };
@@ -164,7 +165,6 @@ class Chart {
       this.plot,
       traces,
       {
-        height: 270,
         margin: { l: 58, r: 10, t: 10, b: 42 },
         paper_bgcolor: "rgba(0,0,0,0)",
         plot_bgcolor: "rgba(0,0,0,0)",
@@ -174,8 +174,9 @@ class Chart {
         // What was enlarged stays so while values change, until it is reset.
         uirevision: `${this.views} ${state.log} ${state.logEpochs}`,
         showlegend: false,
-        ...(printing && { width: this.plot.clientWidth }),
         ...layout,
+        height: (layout.height ?? 270) * (printing ? 0.85 : 1),
+        ...(printing && { width: this.plot.clientWidth }),
       },
       { responsive: true, displayModeBar: false },
     );

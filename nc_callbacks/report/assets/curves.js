@@ -175,7 +175,7 @@ function lineChart(lines, unit, log, metrics = []) {
       gaps ? `${gaps} values were not finite: the lines are open there.` : "",
       flat ? "Constant, up to rounding." : "",
       bands.length ? (state.seeds ? "Mean over seeds; bands from the least to the largest." : `Bands: ± ${CONTENT.band} standard errors.`) : "",
-      ideals.length ? `At collapse ${ideals.map(short).join(", ")}${onLog && !ideals.some((value) => value > 0) ? "" : " (dotted)"}.` : "",
+      ideals.length ? `At collapse ${ideals.map((value) => short(value)).join(", ")}${onLog && !ideals.some((value) => value > 0) ? "" : " (dotted)"}.` : "",
     ]
       .filter(Boolean)
       .join(" "),

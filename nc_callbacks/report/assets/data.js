@@ -81,14 +81,35 @@ const state = {
 };
 
 /** Three digits, and a power of ten far from 1, as in the page's text. */
-function short(value) {
+function short(value, digits = 3) {
   if (!Number.isFinite(value)) return "not finite";
   const size = Math.abs(value);
-  if (size === 0 || (size >= 1e-3 && size < 1e5)) return String(size >= 1000 ? Math.round(value) : Number(value.toPrecision(3))).replace("-", "−");
-  const [mantissa, exponent] = value.toExponential(2).split("e");
+  if (size === 0 || (size >= 1e-3 && size < 1e5)) return String(size >= 10 ** digits ? Math.round(value) : Number(value.toPrecision(digits))).replace("-", "−");
+  const [mantissa, exponent] = value.toExponential(digits - 1).split("e");
   const power = `10${[...String(Number(exponent))].map((letter) => "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"["-0123456789".indexOf(letter)]).join("")}`;
   const factor = String(Number(mantissa)).replace("-", "−");
   return { 1: power, "−1": `−${power}` }[factor] ?? `${factor} · ${power}`;
+}
+
+/**
+ * Texts in place of ticks' labels, so that there is one format of numbers: plotly asks for each label whether there is
+ * one. What was asked for is kept, so that a copy of this object, as in a saved picture, has it too.
+ */
+const LABELS = new Proxy(
+  {},
+  {
+    getOwnPropertyDescriptor(known, text) {
+      const [, sign, factor, power] = /^([−-]?)(?:(\d*\.?\d*)(?:×|(?=e)))?(?:10<sup>|e)([−-]?\d+)(?:<\/sup>)?$/.exec(text) ?? [];
+      const value = power === undefined ? text : `${sign && "-"}${factor || 1}e${power.replace("−", "-")}`;
+      if (power !== undefined || /^[−-]?0\.000\d+$/.test(text)) known[text] ??= short(Number(value.replace("−", "-")), 9);
+      return Reflect.getOwnPropertyDescriptor(known, text);
+    },
+  },
+);
+
+/** Two places after the point, without a zero that is negative. */
+function hundredths(value) {
+  return value.toFixed(2).replace(/^-0.00$/, "0.00").replace("-", "−");
 }
 
 /** An element with attributes and children; text is set as text, never as markup. */

@@ -3,7 +3,7 @@
 
 const MAX_LINES = 10;
 const SECONDS_A_LOOK = 0.4;
-const TALL = 380;
+const TALL = 420;
 const shown = { run: RUNS.find((run) => run.looks.length), split: "train", place: "", epoch: 1 };
 let lookCharts = [];
 

@@ -48,9 +48,9 @@ function heatMap(name, limit, ideal) {
         zmin: -range,
         zmax: range,
         colorscale: [[0, theme("series-0")], [0.5, theme("card")], [1, theme("series-1")]],
-        colorbar: { orientation: "h", y: 1.02, yanchor: "bottom", thickness: 8, tickfont: { size: 10 }, outlinewidth: 0, nticks: 5 },
+        colorbar: { labelalias: LABELS, orientation: "h", y: 1.02, yanchor: "bottom", thickness: 8, tickfont: { size: 10 }, outlinewidth: 0, nticks: 5 },
         ...(numbers && {
-          text: rowsOf(values, k).map((row) => row.map((value) => (Number.isFinite(value) ? value.toFixed(2).replace("-", "−") : ""))),
+          text: rowsOf(values, k).map((row) => row.map((value) => (Number.isFinite(value) ? hundredths(value) : ""))),
           texttemplate: "%{text}",
           textfont: { size: 8 },
         }),
