@@ -18,7 +18,7 @@ from torch.utils.data import TensorDataset
 
 from nc_callbacks.experiments.data import ImageData
 from nc_callbacks.experiments.image_folder import ImageFolderData
-from nc_callbacks.experiments.logistic import fitted_logistic
+from nc_callbacks.experiments.logistic import logistic_logits
 from nc_callbacks.experiments.transfer import (
     Row,
     features_of,
@@ -112,10 +112,11 @@ def run(
             network = trained_network(
                 config, images[:source_samples], targets[:source_samples], entry["epochs"], activation=activation
             )
+            device = next(network.parameters()).device
             for variance in variances:
                 for n, sets in _drawn(network, (images, targets), test_images, variance, sizes, seeds):
                     cell = {"data": entry["name"], "activation": activation, "variance": variance, "samples": n}
-                    of_cell, of_steps = compare(sets, test_targets, data.num_classes, training)
+                    of_cell, of_steps = compare(sets, test_targets, data.num_classes, training, device)
                     rows += [{**cell, **row} for row in of_cell]
                     curves += [{**cell, **row} for row in of_steps]
                     write_rows(folder / "heads.csv", rows)
@@ -156,9 +157,15 @@ def _drawn(
     return ((n, (x[:, :n], y[:, :n], test)) for n in sizes)
 
 
-def compare(sets: Sets, test_targets: Int[Tensor, " m"], k: int, training: Training) -> tuple[list[Row], list[Row]]:
-    """All methods on the same features: a row per method and seed, and accuracies over steps."""
+def compare(
+    sets: Sets, test_targets: Int[Tensor, " m"], k: int, training: Training, device: torch.device | str = "cpu"
+) -> tuple[list[Row], list[Row]]:
+    """All methods on the same features: a row per method and seed, and accuracies over steps.
+
+    Heads without training are made on the CPU, the others on `device`.
+    """
     x, y, test = sets
+    there = (x.to(device), y.to(device)), (test.to(device), test_targets.to(device))
     accuracies, logits, seconds = {}, {}, {}
     looks = steps_to_look_at(training.steps)
     for method, mode in {**METHODS, **WHITENED}.items():
@@ -170,15 +177,11 @@ def compare(sets: Sets, test_targets: Int[Tensor, " m"], k: int, training: Train
             accuracies[method] = accuracy(logits[method], test_targets)[:, None]
         else:
             settings = looks, training.batch_size, training.learning_rate
-            accuracies[method], logits[method] = train_and_answer(heads, (x, y), (test, test_targets), *settings)
+            accuracies[method], logits[method] = train_and_answer(heads, there[0], there[1], *settings)
             seconds[method] = (time.perf_counter() - start) / len(x)
     start = time.perf_counter()
-    answers = []
-    for seed, (features, targets) in enumerate(zip(x, y, strict=True)):
-        model = fitted_logistic(features, targets, seed=seed)
-        answer = torch.full((test.shape[1], k), -torch.inf)
-        answer[:, model[-1].classes_] = torch.from_numpy(model.predict_log_proba(test[seed].numpy())).float()
-        answers.append(answer)
+    own = zip(x, y, test, strict=True)
+    answers = [logistic_logits((a, b), c, k, seed=seed, device=device) for seed, (a, b, c) in enumerate(own)]
     logits["logistic"], seconds["logistic"] = torch.stack(answers), (time.perf_counter() - start) / len(x)
     accuracies["logistic"] = accuracy(logits["logistic"], test_targets)[:, None]
     best = torch.stack([accuracies[method][:, -1] for method in TRAINED if method != "whitened start"]).amax(0)

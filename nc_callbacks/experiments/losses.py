@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -13,16 +15,31 @@ __all__ = ["DotRegression", "GeneralisedCrossEntropy", "OneHotSquaredError"]
 
 
 class OneHotSquaredError(nn.Module):
-    """Mean over samples and classes of (f_c − 1[c = y])².
+    """Mean over samples of the squared errors (f_c − 1[c = y])², over classes their mean or their sum.
+
+    Args:
+        over_classes: ``mean``, as `torch.nn.MSELoss` has it, or ``sum``: ‖f − e_y‖², k times as large. It matters
+            beside weight decay, which weighs k times as much against the mean.
+
+    Raises:
+        ValueError: `over_classes` is neither.
 
     Example:
-        >>> OneHotSquaredError()(torch.tensor([[1.0, 0.5]]), torch.tensor([0]))
-        tensor(0.1250)
+        >>> outputs, targets = torch.tensor([[1.0, 0.5]]), torch.tensor([0])
+        >>> OneHotSquaredError()(outputs, targets), OneHotSquaredError("sum")(outputs, targets)
+        (tensor(0.1250), tensor(0.2500))
     """
+
+    def __init__(self, over_classes: Literal["mean", "sum"] = "mean") -> None:
+        super().__init__()
+        if over_classes not in ("mean", "sum"):
+            raise ValueError(f"over_classes must be 'mean' or 'sum', got {over_classes!r}.")
+        self.over_classes = over_classes
 
     def forward(self, outputs: Float[Tensor, "n k"], targets: Int[Tensor, " n"]) -> Float[Tensor, ""]:
         """Scalar loss of outputs (n, k) and class indices (n,)."""
-        return F.mse_loss(outputs, F.one_hot(targets, outputs.shape[1]).to(outputs.dtype))
+        error = F.mse_loss(outputs, F.one_hot(targets, outputs.shape[1]).to(outputs.dtype))
+        return error * outputs.shape[1] if self.over_classes == "sum" else error
 
 
 class GeneralisedCrossEntropy(nn.Module):

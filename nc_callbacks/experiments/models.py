@@ -118,6 +118,7 @@ def cnn(
     init: str = "torch",
     dropout: float = 0.0,
     classifier: str = "linear",
+    convolutions: int = 1,
 ) -> Network:
     """Two 3 × 3 convolutions (32 and 64 channels, ReLU), a dense layer of p units, the activation, the classifier.
 
@@ -134,6 +135,7 @@ def cnn(
         init: Initial weights, as `initialised` has them.
         dropout: Share of the inputs of each dense layer, the classifier among them, left out at random in training.
         classifier: ``linear``, or ``etf``: fixed, a simplex ETF on features of length 1.
+        convolutions: How many of 32 channels, and of 64, one after the other.
 
     Example:
         >>> cnn((1, 8, 8), num_classes=10)(torch.zeros(2, 1, 8, 8)).shape
@@ -146,12 +148,17 @@ def cnn(
     def normalised(layer: nn.Module, norm: nn.Module) -> list[nn.Module]:
         return [layer, norm] if batch_norm else [layer]
 
+    def stage(before: int, after: int) -> list[nn.Module]:
+        layers: list[nn.Module] = []
+        for width in (before, *[after] * (convolutions - 1)):
+            convolution = nn.Conv2d(width, after, 3, padding=1, bias=not batch_norm)
+            layers += [*normalised(convolution, nn.BatchNorm2d(after)), nn.ReLU()]
+        return layers
+
     backbone = nn.Sequential(
-        *normalised(nn.Conv2d(channels, 32, 3, padding=1, bias=not batch_norm), nn.BatchNorm2d(32)),
-        nn.ReLU(),
+        *stage(channels, 32),
         *([nn.MaxPool2d(2)] if early_pool else []),
-        *normalised(nn.Conv2d(32, 64, 3, padding=1, bias=not batch_norm), nn.BatchNorm2d(64)),
-        nn.ReLU(),
+        *stage(32, 64),
         nn.MaxPool2d(2),
         nn.Flatten(),
         *_dropped(dropout),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -17,10 +18,13 @@ from torch.utils.data import DataLoader, TensorDataset
 from nc_callbacks.experiments.data import ImageData
 from nc_callbacks.experiments.logistic import logistic_accuracy
 from nc_callbacks.experiments.models import Enlarge, Network
+from nc_callbacks.experiments.rankings import write_tables
 from nc_callbacks.experiments.rivals import leep, nce, neighbour_accuracy
 from nc_callbacks.experiments.transfer import (
     Row,
     features_of,
+    further_trained,
+    outputs_of,
     print_rows,
     trained_network,
     with_noise,
@@ -29,21 +33,6 @@ from nc_callbacks.experiments.transfer import (
 from nc_callbacks.transfer import rank_sources
 
 Part = tuple[Tensor, Tensor]
-
-RANKINGS = (
-    "lda_accuracy",
-    "logme",
-    "h_score_regularised",
-    "h_score",
-    "cm_accuracy",
-    "ncm_accuracy",
-    "minus_nc1",
-    "knn_accuracy",
-    "leep",
-    "nce",
-    "logistic_1_percent",
-)
-"""Scores by which sources are ranked, the larger the better; the truth is ``trained_head``."""
 
 
 def run(
@@ -57,15 +46,19 @@ def run(
     draws: int,
     seeds: int = 1,
     strengths: Sequence[float] = (1.0,),
+    fine_tuned: Sequence[str] = (),
+    fine_tuned_epochs: int = 20,
 ) -> None:
     """Train the sources, score each on each target, and compare the rankings with the accuracy of trained heads.
 
-    ``scores.csv`` has one row per seed, source and target: the scores of `rank_sources` (``ncm_accuracy`` is its
-    nearest class mean); rivals that need all features or the source's classifier, five nearest neighbours, LEEP, NCE
-    and a logistic regression on 1 % of the target's training data (mean over `draws`); and the accuracy of one fitted
-    to all of it until it converges (``trained_head``). ``kendall.csv`` has, for each score, Kendall's τ with it (mean
-    over seeds, by target), their mean with its standard error over seeds, the mean of the weighted τ, and the regret:
-    by how many points the source ranked first is worse than the best.
+    ``scores.csv``, written source by source, has one row per seed, source and target: the scores of `rank_sources`
+    (``ncm_accuracy`` is its nearest class mean); rivals that need all features or the source's classifier, five nearest
+    neighbours, LEEP, NCE and a logistic regression on 1 % of the target's training data (mean over `draws`); the
+    accuracy of one fitted to all of it until it converges (``trained_head``); for the sources named in `fine_tuned`
+    that of the whole network trained further with a new classifier; and the seconds that each takes. Features,
+    neighbours, trained head and fine-tuning run on the trainer's device, all else on the CPU. ``kendall.csv``
+    (``kendall_fine_tuned.csv``) has the agreement of each score with the trained head (the fine-tuned network); see
+    `nc_callbacks.experiments.rankings`, which also puts together the runs of several seeds.
 
     Args:
         config: The configuration of `train.py`: model, loss, optimizer, trainer, and where the data lies.
@@ -79,16 +72,18 @@ def run(
         seeds: How often all is drawn and trained anew: samples, noise, weights.
         strengths: Values of C of the trained head, of which held-out samples choose; see
             `nc_callbacks.experiments.logistic`.
+        fine_tuned: Names of sources that are fine-tuned too.
+        fine_tuned_epochs: How long, with the configured optimiser at a tenth of its learning rate.
 
     Raises:
-        ValueError: There are fewer than two sources, or no targets.
+        ValueError: There are fewer than two sources, no targets, or names in `fine_tuned` that no source has.
     """
-    from nc_callbacks.figures.transfer import ranking_figure
-
     if len(sources) < 2 or len(targets) < 1:
         raise ValueError(f"Expected at least 2 sources and 1 target, got {len(sources)} and {len(targets)}.")
+    if unknown := set(fine_tuned) - {source["name"] for source in sources}:
+        raise ValueError(f"Expected names of sources in fine_tuned, got {', '.join(sorted(unknown))}.")
     names = sorted({entry["data"] for entry in (*sources, *targets)})
-    rows: list[Row] = []
+    folder, rows = Path(folder), list[Row]()
     for seed in range(config.seed, config.seed + seeds):
         data = {name: _images(config, name, image_size, samples, seed) for name in names}
         noisy = {target["name"]: _with_noise(data[target["data"]], target["variance"], seed) for target in targets}
@@ -98,27 +93,64 @@ def run(
             network = _trained(config, source, data[source["data"]][0])
             seconds = time.perf_counter() - start
             for name, (train, test) in noisy.items():
-                features = [(features_of(network, x), y) for x, y in (train, test)]
-                scores = score(source["name"], features[0], features[1], draws, strengths)
-                with torch.no_grad():
-                    outputs = network.classifier.cpu()(features[0][0])
-                scores |= {"leep": leep(outputs, train[1]), "nce": nce(outputs, train[1])}
-                rows.append({"seed": seed, "target": name, "source": source["name"], **scores})
+                row = {
+                    "seed": seed,
+                    "target": name,
+                    "source": source["name"],
+                    **_scores(network, source["name"], (train, test), draws, strengths),
+                }
+                row |= {"fine_tuned": math.nan, "seconds_fine_tuned": math.nan}
+                if source["name"] in fine_tuned:
+                    began = time.perf_counter()
+                    row["fine_tuned"] = fine_tuned_accuracy(config, network, train, test, fine_tuned_epochs)
+                    row["seconds_fine_tuned"] = time.perf_counter() - began
+                rows.append(row)
+            write_rows(folder / "scores.csv", rows)
             spent = time.perf_counter() - start - seconds
-            print(f"seed {seed}, {source['name']}: trained in {seconds:.0f} s, scored in {spent:.0f} s")
-    taus = rank_correlations(rows)
-    folder = Path(folder)
-    write_rows(folder / "scores.csv", rows)
-    write_rows(folder / "kendall.csv", taus)
+            print(f"seed {seed}, {source['name']}: trained in {seconds:.0f} s, scored in {spent:.0f} s", flush=True)
     print_rows("Scores", rows)
-    print_rows("Kendall's τ with the accuracy of the trained head", taus)
-    last = [row for row in rows if row["seed"] == rows[-1]["seed"]]
-    figure = ranking_figure(last, "lda_accuracy", "trained_head", "accuracy of whitened means (no training)")
-    figure.savefig(folder / "source_selection.png", dpi=130)
+    write_tables(rows, folder)
     print(f"\nRun folder: {folder}")
 
 
-def score(name: str, train: Part, test: Part, draws: int, strengths: Sequence[float] = (1.0,)) -> dict[str, float]:
+def fine_tuned_accuracy(config: DictConfig, network: Network, train: Part, test: Part, epochs: int) -> float:
+    """Test accuracy of a copy of the network, all of it trained on with a new classifier on the target's images.
+
+    The optimiser is the configured one at a tenth of its learning rate.
+    """
+    own = copy.deepcopy(network)
+    size = features_of(own, train[0][:1]).shape[1]
+    own.classifier = nn.Sequential(nn.Flatten(), nn.Linear(size, int(train[1].max()) + 1))
+    config = copy.deepcopy(config)
+    config.optimizer.lr = config.optimizer.lr / 10
+    further_trained(config, own, *train, epochs)
+    return float((outputs_of(own, test[0]).argmax(1) == test[1]).float().mean())
+
+
+def _scores(
+    network: Network, name: str, parts: tuple[Part, Part], draws: int, strengths: Sequence[float]
+) -> dict[str, float]:
+    """`score` and the scores by the source's own outputs, with the seconds of the features."""
+    start = time.perf_counter()
+    train, test = ((features_of(network, x), y) for x, y in parts)
+    seconds = time.perf_counter() - start
+    scores = score(name, train, test, draws, strengths, next(network.parameters()).device) | {
+        "seconds_features": seconds
+    }
+    start = time.perf_counter()
+    outputs = outputs_of(network, parts[0][0])
+    scores |= {"leep": leep(outputs, train[1]), "nce": nce(outputs, train[1])}
+    return scores | {"seconds_leep": time.perf_counter() - start}
+
+
+def score(
+    name: str,
+    train: Part,
+    test: Part,
+    draws: int,
+    strengths: Sequence[float] = (1.0,),
+    device: torch.device | str = "cpu",
+) -> dict[str, float]:
     """The scores of one source on one target, from its features.
 
     Args:
@@ -127,6 +159,7 @@ def score(name: str, train: Part, test: Part, draws: int, strengths: Sequence[fl
         test: Test features and class indices.
         draws: How often 1 % of the training features is drawn.
         strengths: Values of C of the trained head.
+        device: Where neighbours are sought and the trained head is fitted.
 
     Raises:
         RuntimeError: `rank_sources` could not score it.
@@ -138,6 +171,16 @@ def score(name: str, train: Part, test: Part, draws: int, strengths: Sequence[fl
         raise RuntimeError(f"Source {name!r} could not be scored: {ranked.error}")
     generator = torch.Generator().manual_seed(0)
     few = [torch.randperm(len(train[1]), generator=generator)[: max(2, len(train[1]) // 100)] for _ in range(draws)]
+    rivals: dict[str, Callable[[], float]] = {
+        "knn": lambda: neighbour_accuracy(_on(device, train), _on(device, test)),
+        "1_percent": lambda: fmean(logistic_accuracy(train[0][i], train[1][i], test) for i in few),
+        "trained_head": lambda: logistic_accuracy(*train, test, strengths, device),
+    }
+    values, seconds = {}, {"seconds": ranked.seconds}
+    for rival, compute in rivals.items():
+        start = time.perf_counter()
+        values[rival] = compute()
+        seconds[f"seconds_{rival}"] = time.perf_counter() - start
     return {
         "lda_accuracy": ranked.lda_accuracy,
         "logme": ranked.logme,
@@ -145,37 +188,17 @@ def score(name: str, train: Part, test: Part, draws: int, strengths: Sequence[fl
         "h_score_regularised": ranked.h_score_regularised,
         "cm_accuracy": ranked.cm_accuracy,
         "ncm_accuracy": ranked.ncc_accuracy,
-        "knn_accuracy": neighbour_accuracy(train, test),
-        "logistic_1_percent": fmean(logistic_accuracy(train[0][i], train[1][i], test) for i in few),
+        "knn_accuracy": values["knn"],
+        "logistic_1_percent": values["1_percent"],
         "minus_nc1": -ranked.nc1,
         "mu_ratio": ranked.mu_ratio,
-        "seconds": ranked.seconds,
-        "trained_head": logistic_accuracy(*train, test, strengths),
+        "trained_head": values["trained_head"],
+        **seconds,
     }
 
 
-def rank_correlations(rows: Sequence[Row]) -> list[Row]:
-    """Agreement of each score with the accuracy of the trained head, a row per score; see `run`."""
-    from scipy.stats import kendalltau, weightedtau
-
-    groups: dict[tuple[int, str], list[Row]] = {}
-    for row in rows:
-        groups.setdefault((row.get("seed", 0), row["target"]), []).append(row)
-    targets = list(dict.fromkeys(target for _, target in groups))
-    found: list[Row] = []
-    for ranking in RANKINGS:
-        tau, weighted, regret = {}, [], []
-        for group, of in groups.items():
-            values, truth = [row[ranking] for row in of], [row["trained_head"] for row in of]
-            tau[group] = float(kendalltau(values, truth).statistic)
-            weighted.append(float(weightedtau(values, truth).statistic))
-            regret.append(100 * (max(truth) - truth[values.index(max(values))]))
-        by_seed = [fmean(v for (s, _), v in tau.items() if s == seed) for seed in dict.fromkeys(s for s, _ in tau)]
-        error = stdev(by_seed) / len(by_seed) ** 0.5 if len(by_seed) > 1 else math.nan
-        by_target = {target: fmean(v for (_, t), v in tau.items() if t == target) for target in targets}
-        means = {"mean": fmean(tau.values()), "error": error, "weighted": fmean(weighted), "regret": fmean(regret)}
-        found.append({"ranking": ranking, **by_target, **means})
-    return found
+def _on(device: torch.device | str, part: Part) -> Part:
+    return part[0].to(device), part[1].to(device)
 
 
 def _trained(config: DictConfig, source: Mapping[str, Any], train: Part) -> Network:

@@ -29,6 +29,8 @@ def trained_network(
 ) -> Network:
     """The configured network, trained with the configured loss and optimiser (for 0 epochs: with random weights).
 
+    It lies on the device of the configured trainer.
+
     Args:
         config: The configuration of `train.py`.
         images: Training images.
@@ -37,20 +39,37 @@ def trained_network(
         model: Overrides ``config.model``.
     """
     network = instantiate(config.model, image_shape=images.shape[1:], num_classes=int(targets.max()) + 1, **model)
+    return further_trained(config, network, images, targets, epochs)
+
+
+def further_trained(
+    config: DictConfig, network: Network, images: Float[Tensor, "n c h w"], targets: Int[Tensor, " n"], epochs: int
+) -> Network:
+    """The network itself, trained on with the configured loss and optimiser; see `trained_network`."""
+    settings = {"max_epochs": epochs, "logger": False, "enable_checkpointing": False, "callbacks": []}
+    trainer: Trainer = instantiate(config.trainer, **settings)
     if epochs:
         optimisation = {name: instantiate(config[name]) for name in ("loss", "optimizer", "scheduler")}
         loader = DataLoader(TensorDataset(images, targets), batch_size=config.data.batch_size, shuffle=True)
-        settings = {"max_epochs": epochs, "logger": False, "enable_checkpointing": False, "callbacks": []}
-        trainer: Trainer = instantiate(config.trainer, **settings)
         trainer.fit(ImageClassifier(network, **optimisation), loader)
-    return network
+    # Lightning takes it back to the CPU at the end.
+    return network.to(trainer.strategy.root_device)
 
 
 def features_of(network: Network, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n p"]:
     """The representation of images, in eval mode and without gradients, on the CPU."""
+    return _answers_of(network, network.backbone, images)
+
+
+def outputs_of(network: Network, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
+    """The outputs for images, in eval mode and without gradients, on the CPU."""
+    return _answers_of(network, network, images)
+
+
+def _answers_of(network: Network, part: nn.Module, images: Tensor) -> Tensor:
     device = next(network.parameters()).device
     with undisturbed(network):
-        return torch.cat([network.backbone(batch.to(device)).flatten(1).cpu() for batch in images.split(512)])
+        return torch.cat([part(batch.to(device)).flatten(1).cpu() for batch in images.split(512)])
 
 
 def with_noise(images: Float[Tensor, "n c h w"], variance: float, generator: torch.Generator) -> Tensor:
@@ -73,6 +92,8 @@ def train_and_answer(
 ) -> tuple[Float[Tensor, "s evaluations"], Float[Tensor, "s m k"]]:
     """Train s heads of one kind, each on its own features, with Adam and cross-entropy, all in one loop.
 
+    It runs on the device of the features.
+
     Batches are drawn as in epochs without replacement, from the same seed for any kind of head.
 
     Args:
@@ -84,14 +105,16 @@ def train_and_answer(
         learning_rate: Of Adam.
 
     Returns:
-        Test accuracies, shares, and the logits of the test samples after the last step.
+        Test accuracies, shares, and the logits of the test samples after the last step, both on the CPU.
     """
+    for head in heads:
+        head.to(train[0].device)
     parameters, buffers = stack_module_state(list(heads))
     logits = vmap(lambda p, b, x: functional_call(heads[0], (p, b), (x,)))
     optimizer = torch.optim.Adam(parameters.values(), learning_rate)
     features, targets = train
-    number = torch.arange(len(heads))[:, None]
-    batches = _batches(targets.shape, batch_size, evaluate_at[-1])
+    number = torch.arange(len(heads), device=features.device)[:, None]
+    batches = _batches(targets.shape, batch_size, evaluate_at[-1]).to(features.device)
     accuracies = []
     for step in range(evaluate_at[-1] + 1):
         if step in evaluate_at:
@@ -105,7 +128,7 @@ def train_and_answer(
             # Each head sees the gradient of its own mean.
             (len(heads) * loss).backward()
             optimizer.step()
-    return torch.stack(accuracies, 1), answers
+    return torch.stack(accuracies, 1).cpu(), answers.cpu()
 
 
 def _batches(shape: torch.Size, batch_size: int, steps: int) -> Int[Tensor, "steps s b"]:

@@ -83,6 +83,7 @@ def run(
     write_data_file(data, folder)
     (images, targets), (test_images, test_targets) = data.train_set.tensors, data.val_set.tensors
     network = trained_network(config, images, targets, config.trainer.max_epochs)
+    device = next(network.parameters()).device
     evaluate_at = steps_to_look_at(steps)
     rows: list[Row] = []
     for variance in variances:
@@ -106,8 +107,9 @@ def run(
                 )
                 accuracies = accuracies.float().mean(1, keepdim=True)
             else:
-                at, features = evaluate_at, (test, test_targets)
-                accuracies = train_heads(heads, (train, train_targets), features, at, batch_size, learning_rate)
+                at = evaluate_at
+                own, other = (train.to(device), train_targets.to(device)), (test.to(device), test_targets.to(device))
+                accuracies = train_heads(heads, own, other, at, batch_size, learning_rate)
             for seed, curve in enumerate(accuracies.tolist()):
                 for step, accuracy in zip(at, curve, strict=True):
                     rows.append(

@@ -14,6 +14,10 @@ def test_one_hot_squared_error():
     total = sum((outputs[i, c] - (c == targets[i])) ** 2 for i in range(9) for c in range(4))
     loss = OneHotSquaredError()(torch.from_numpy(outputs), torch.from_numpy(targets))
     np.testing.assert_allclose(loss.item(), total / 36)
+    summed = OneHotSquaredError("sum")(torch.from_numpy(outputs), torch.from_numpy(targets))
+    np.testing.assert_allclose(summed.item(), total / 9)
+    with pytest.raises(ValueError, match="over_classes must be 'mean' or 'sum', got 'none'"):
+        OneHotSquaredError("none")
 
 
 def reference_loss(outputs, targets, alpha, epsilon):

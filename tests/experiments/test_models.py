@@ -28,6 +28,20 @@ def test_activation_at_the_representation(name):
     assert network.classifier.in_features == 16
 
 
+@pytest.mark.parametrize("size", [8, 28])
+def test_convolutions_of_each_stage(size):
+    network = models.cnn((3, size, size), 10, convolutions=3, batch_norm=True)
+    convolutions = [layer for layer in network.modules() if isinstance(layer, torch.nn.Conv2d)]
+    assert [(c.in_channels, c.out_channels) for c in convolutions] == [
+        (3, 32),
+        *[(32, 32)] * 2,
+        (32, 64),
+        *[(64, 64)] * 2,
+    ]
+    assert sum(isinstance(layer, torch.nn.BatchNorm2d) for layer in network.modules()) == 6
+    assert network(torch.zeros(2, 3, size, size)).shape == (2, 10)
+
+
 @pytest.mark.parametrize("name", ["cnn", "mlp"])
 def test_batch_norm_is_an_option(name):
     def norms(**options):

@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import math
 from itertools import pairwise
 
 import numpy as np
@@ -13,8 +14,9 @@ from torch import nn
 
 from nc_callbacks import CentredMeanHead
 from nc_callbacks.experiments import source_selection, transfer_noise
-from nc_callbacks.experiments.source_selection import logistic_accuracy, rank_correlations, score
-from nc_callbacks.experiments.transfer import train_heads, with_noise
+from nc_callbacks.experiments.rankings import RANKINGS, rank_correlations, read_scores, write_tables
+from nc_callbacks.experiments.source_selection import logistic_accuracy, score
+from nc_callbacks.experiments.transfer import train_heads, with_noise, write_rows
 from nc_callbacks.experiments.transfer_noise import final_accuracies, make_head, steps_to_look_at, steps_to_reach
 from tests.figures.common import picture
 from tests.processes import ROOT, python
@@ -132,7 +134,7 @@ def test_scores_of_a_source():
 
 def test_rank_correlations_are_scipys():
     generator = np.random.default_rng(0)
-    keys = (*source_selection.RANKINGS, "trained_head")
+    keys = (*RANKINGS, "trained_head")
     rows = [
         {"target": t, "source": s} | dict(zip(keys, generator.random(len(keys)), strict=True))
         for t in "ab"
@@ -168,6 +170,44 @@ def test_noise_experiment_on_digits_bears_out_the_paper_at_the_source(tmp_path):
     assert "Steps to 99 % of the final accuracy of WFS" in printed
 
 
+def test_rankings_of_several_runs_are_those_of_all_their_rows(tmp_path, capsys):
+    generator = np.random.default_rng(1)
+    rows = []
+    for seed in (1, 0):
+        own = []
+        for source in "abcd":
+            numbers = dict(zip((*RANKINGS, "trained_head", "fine_tuned"), generator.random(13), strict=True))
+            if source == "d":
+                numbers["fine_tuned"] = math.nan
+            own.append({"seed": seed, "target": "t", "source": source, **numbers, "seconds": 2.0, "seconds_knn": 3.0})
+        (tmp_path / str(seed)).mkdir()
+        write_rows(tmp_path / str(seed) / "scores.csv", own)
+        rows = own + rows
+    found = read_scores(tmp_path)
+    assert [(row["seed"], row["source"]) for row in found] == [(row["seed"], row["source"]) for row in rows]
+    write_tables(found, tmp_path)
+    for row in read(tmp_path / "kendall.csv"):
+        taus, regrets = [], []
+        for of in (rows[:4], rows[4:]):
+            scores, truth = [r[row["ranking"]] for r in of], [r["trained_head"] for r in of]
+            taus.append(kendalltau(scores, truth)[0])
+            regrets.append(100 * (max(truth) - truth[int(np.argmax(scores))]))
+        assert float(row["mean"]) == pytest.approx(np.mean(taus))
+        assert float(row["error"]) == pytest.approx(abs(taus[0] - taus[1]) / 2)
+        assert float(row["regret_error"]) == pytest.approx(abs(regrets[0] - regrets[1]) / 2)
+        assert float(row["seconds"]) == (3 if row["ranking"] == "knn_accuracy" else 2) or row["seconds"] == "nan"
+    # The source without a fine-tuned network is left out of that table.
+    first = read(tmp_path / "kendall_fine_tuned.csv")[0]
+    expected = [
+        kendalltau([r["lda_accuracy"] for r in of[:3]], [r["fine_tuned"] for r in of[:3]])[0]
+        for of in (rows[:4], rows[4:])
+    ]
+    assert float(first["mean"]) == pytest.approx(np.mean(expected))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"scores\.csv of experiment=source_selection"):
+        read_scores(tmp_path / "empty")
+
+
 @pytest.mark.slow
 def test_source_selection_runs_on_digits_alone(tmp_path):
     sources = [
@@ -183,11 +223,16 @@ def test_source_selection_runs_on_digits_alone(tmp_path):
         "task.seeds=1",
         "task.strengths=[1]",
         "task.image_size=8",
+        "task.fine_tuned=[b]",
+        "task.fine_tuned_epochs=30",
     )
     rows = read(tmp_path / "scores.csv")
+    assert [row["fine_tuned"] == "nan" for row in rows] == [True, False, True]
+    assert float(rows[1]["fine_tuned"]) > 0.5
+    assert all(float(row[key]) > 0 for row in rows for key in row if key.startswith("seconds") and row[key] != "nan")
     assert [(row["target"], row["source"]) for row in rows] == [("digits", name) for name in "abc"]
     assert all(0 < float(row["cm_accuracy"]) < float(row["trained_head"]) <= 1 for row in rows)
-    assert len(read(tmp_path / "kendall.csv")) == len(source_selection.RANKINGS)
+    assert len(read(tmp_path / "kendall.csv")) == len(RANKINGS)
     assert picture(tmp_path / "source_selection.png").shape[1] > 500
 
 
