@@ -1,4 +1,7 @@
-"""A job: one run of the training script, alone or in a sweep."""
+"""A job: one run of the training script, alone or in a sweep.
+
+It loads Lightning only where a trainer is made, so that processes which hand a job on start quickly.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,6 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from nc_callbacks.files import write_whole
 from nc_callbacks.runs.folder import ERROR_FILE, SUMMARY_FILE, is_finished
-from nc_callbacks.runs.loggers import finish_wandb
 from nc_callbacks.runs.processes import ProcessError, processes_to_start, run_processes, started_by_torchrun
 from nc_callbacks.runs.start import Start, absolute_path, start_of
 from nc_callbacks.runs.summary import write_summary
@@ -112,6 +114,13 @@ def config_problem(config: DictConfig) -> str | None:
     if bare:
         return f"No callback is chosen for the settings of {', '.join(bare)}: they need callbacks=default."
     return None
+
+
+def finish_wandb(failed: bool) -> None:
+    """End the W&B run of this process, if there is one, so that the next job starts one of its own."""
+    wandb = sys.modules.get("wandb")
+    if wandb is not None and wandb.run is not None:
+        wandb.finish(exit_code=int(failed))
 
 
 def _run(job: Job, config: DictConfig, folder: Path) -> Any:

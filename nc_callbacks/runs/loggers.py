@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import netrc
 import os
-import sys
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -61,13 +60,6 @@ def _is_logged_in() -> bool:
         except (OSError, netrc.NetrcParseError):
             continue
     return False
-
-
-def finish_wandb(failed: bool) -> None:
-    """End the W&B run of this process, if there is one, so that the next job starts one of its own."""
-    wandb = sys.modules.get("wandb")
-    if wandb is not None and wandb.run is not None:
-        wandb.finish(exit_code=int(failed))
 
 
 def log_results(trainer: Trainer, config: DictConfig, metrics: dict[str, float | None]) -> None:

@@ -25,7 +25,6 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from torch.distributed.rendezvous import rendezvous
 
-from nc_callbacks.engine.trainer import starts_scripts
 from nc_callbacks.runs.start import CONFIG_NAME, Start
 
 FOLDER_KEY = "nc_callbacks/folder"
@@ -71,6 +70,8 @@ def processes_to_start(trainer: DictConfig) -> int:
                 f"--nproc-per-node {made.num_devices}, or the trainer trainer.devices (with trainer=ddp or ddp_cpu)."
             )
         return 0
+    from nc_callbacks.engine.trainer import starts_scripts
+
     if made.num_nodes > 1 or not starts_scripts(made):
         return 0
     environment = made.strategy.cluster_environment

@@ -8,13 +8,14 @@ import platform
 import warnings
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
-
-from lightning.pytorch import Trainer
+from typing import TYPE_CHECKING, Any
 
 from nc_callbacks.files import write_whole
 from nc_callbacks.runs.folder import SUMMARY_FILE
 from nc_callbacks.runs.page import write_report
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 PACKAGES = ("nc-callbacks", "torch", "lightning", "torchmetrics", "torchvision", "scikit-learn", "numpy")
 

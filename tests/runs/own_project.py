@@ -2,6 +2,7 @@
 
 SCRIPT = """
 import os
+import sys
 from pathlib import Path
 
 import beside  # found because it lies beside the script
@@ -15,13 +16,18 @@ from nc_callbacks.runs.job import job
 @job
 def main(config):
     folder = Path(HydraConfig.get().runtime.output_dir)
-    (folder / f"rank{os.environ.get('RANK')}.txt").write_text(f"{beside.WORD} {config.word} {__name__}")
+    # What hands a job on must not take the time that Lightning takes to load.
+    text = f"{beside.WORD} {config.word} {__name__} {'lightning' in sys.modules}"
+    (folder / f"rank{os.environ.get('RANK')}.txt").write_text(text)
 
 
 if __name__ == "__main__":
     main()
 """
 MODULE = """
+import os
+from types import SimpleNamespace
+
 from hydra.core.config_store import ConfigStore
 
 WORD = "beside"
@@ -32,7 +38,16 @@ class Data:
         pass
 
 
-TRAINER = {"_target_": "lightning.pytorch.Trainer", "accelerator": "cpu", "devices": 2, "strategy": "ddp"}
+def trainer(**given):
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        # All that is asked of it there.
+        return SimpleNamespace(num_devices=given["devices"], num_nodes=1)
+    from lightning.pytorch import Trainer
+
+    return Trainer(**given)
+
+
+TRAINER = {"_target_": "beside.trainer", "accelerator": "cpu", "devices": 2, "strategy": "ddp"}
 CONFIG = {"word": "said", "resume": False, "data": {"_target_": "beside.Data"}, "trainer": TRAINER}
 ConfigStore.instance().store("mine", CONFIG)
 """
