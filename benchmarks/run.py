@@ -1,8 +1,9 @@
 """How near the statistics and metrics are to the cost of doing nothing: one table, each row beside its goal.
 
-`python benchmarks/run.py` (a few minutes), `--quick`, `--only updates`, `--device cuda`, `--threads 1`; `--markdown`
-prints the table of docs/performance.md, `--json FILE` keeps the figures with versions and machine. Times are medians
-of pairs taken in turns; on a machine that does other work only the ratios say something.
+`python benchmarks/run.py` (some ten minutes), `--quick`, `--only updates`, `--device cuda`, `--threads 1`;
+`--markdown` prints the table of docs/performance.md, `--json FILE` keeps the figures with versions and machine. Times
+are medians of pairs taken in turns; on a machine that does other work only the ratios by CPU time say something:
+`--only fixed imports lasting many runs small`.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ def main() -> None:
         show(["---"] * 6)
     found = []
     chosen = {name: module for name, module in groups().items() if not arguments.only or name in arguments.only}
-    how_long = "a minute or so in all" if arguments.quick else "a few minutes in all (--quick: about one)"
+    how_long = "about a minute a step" if not arguments.quick else "some twenty seconds a step"
     for name, module in announced(chosen.items(), f"{', '.join(chosen)}: {how_long}"):
         for row in module.rows(options):
             show(cells(row))

@@ -1,6 +1,6 @@
-"""What does not grow with the data, and many classes: by CPU time of all threads, the least of several turns.
+"""An update with one thread and with two, idle and beside a busy process, and `nc4` of a batch, by CPU time.
 
-`python benchmarks/run.py --only fixed --threads 1` and `--threads 2`.
+`python benchmarks/run.py --only fixed`: CPU time of all threads, the least of several turns.
 """
 
 from __future__ import annotations
@@ -13,18 +13,21 @@ from contextlib import contextmanager
 import torch
 
 import nc_callbacks.functional as F_nc
-from speed.measure import Options, Row, batch, by_cpu_time
+from speed.measure import Options, Row, batch, by_cpu_time, threads_of
 from speed.updates import product, updating
 
 
 def rows(options: Options) -> Iterator[Row]:
     if options.device.type != "cpu":
         return
-    for k in (10, 100, 1_000):
-        yield _nc4(options, k)
-    for busy in (False, True):
-        for k in (10, 1_000):
-            yield _update(options, k, busy)
+    with threads_of(1):
+        for k in (10, 100, 1_000):
+            yield _nc4(options, k)
+    for threads in (1, 2):
+        with threads_of(threads):
+            for busy in (False, True):
+                for k in (10, 1_000):
+                    yield _update(options, k, busy)
 
 
 def _nc4(options: Options, k: int) -> Row:
@@ -44,7 +47,8 @@ def _update(options: Options, k: int, busy: bool) -> Row:
     with _busy() if busy else _idle():
         pair = by_cpu_time(updating(k, x, y, "pooled"), product(x), options, turn=0.05)
     group = f"update / XᵀX{', beside a busy process' if busy else ''}"
-    return Row(group, f"p = {p}, k = {k:,}, n = {n:,}", pair.ratio, "×", 1.3, str(pair))
+    threads = f"{torch.get_num_threads()} thread{'s' if torch.get_num_threads() > 1 else ''}"
+    return Row(group, f"p = {p}, k = {k:,}, n = {n:,}, {threads}", pair.ratio, "×", 1.3, str(pair))
 
 
 @contextmanager

@@ -6,29 +6,18 @@ Pairs within one fit: a look and a pass follow each other; epochs with and witho
 from __future__ import annotations
 
 import time
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
-from pathlib import Path
+from collections.abc import Iterator
 from statistics import median
 from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, TensorDataset
 
-from nc_callbacks import FeatureSpectrum, NeuralCollapse, QuasiInterpolation, WeightMeanAlignment
 from nc_callbacks.experiments.data import ImageData
-from nc_callbacks.experiments.models import cnn, resnet18
 from nc_callbacks.experiments.module import ImageClassifier
+from speed.fits import BATCH, Clock, Idle, Images, all_four, first, fit, infer, large_images, loader_of, model_of
 from speed.measure import Options, Row, scaled, wait
 
-NETWORKS = {"cnn": cnn, "resnet18": resnet18}
-CLASSES = 10
-BATCH = 128
-
-Images = tuple[Tensor, Tensor]
 Seconds = dict[str, list[float]]
 
 
@@ -64,7 +53,7 @@ def look_and_pass(
     network: str, images: Images, options: Options, precision: Any = "32-true", slices: int | None = None
 ) -> Seconds:
     """Seconds of looks, and of inference passes over the trainer's loader, or over slices of so many images."""
-    loader = _loader(images, slices or BATCH)
+    loader = loader_of(images, slices or BATCH)
     batches = loader if slices is None else list(zip(*(tensor.split(slices) for tensor in images), strict=True))
     seconds: Seconds = {"look": [], "pass": []}
     began = 0.0
@@ -77,17 +66,17 @@ def look_and_pass(
         seconds["look"].append(_now(model.device) - began)
         start = _now(model.device)
         with trainer.precision_plugin.val_step_context():
-            _infer(model, batches)
+            infer(model, batches)
         seconds["pass"].append(_now(model.device) - start)
 
     callbacks = [Clock(on_train_epoch_end=before), *all_four(), Clock(on_train_epoch_end=after)]
-    _fit(_model(Idle, network, images), loader, callbacks, _pairs(options) + 1, options, precision)
+    fit(model_of(Idle, network, images), loader, callbacks, _pairs(options) + 1, options, precision)
     return {name: values[1:] for name, values in seconds.items()}
 
 
 def online_and_plain(network: str, images: Images, options: Options) -> Seconds:
     """Seconds of all training steps of an epoch, and of epochs with their metrics, in turn without and with."""
-    loader = _loader(images)
+    loader = loader_of(images)
     seconds: Seconds = {"plain": [], "online": [], "plain epoch": [], "online epoch": []}
     began = {"step": 0.0, "epoch": 0.0}
 
@@ -107,96 +96,15 @@ def online_and_plain(network: str, images: Images, options: Options) -> Seconds:
     def end_epoch(trainer: L.Trainer, model: L.LightningModule) -> None:
         seconds[f"{name(trainer)} epoch"].append(_now(model.device) - began["epoch"])
 
-    first = Clock(on_train_epoch_start=begin_epoch, on_train_batch_start=begin_step)
-    last = Clock(on_train_batch_end=end_step, on_train_epoch_end=end_epoch)
-    callbacks = [first, *all_four(mode="online", every_n_epochs=2), last]
-    _fit(_model(ImageClassifier, network, images), loader, callbacks, 2 * _pairs(options) + 2, options)
+    start = Clock(on_train_epoch_start=begin_epoch, on_train_batch_start=begin_step)
+    end = Clock(on_train_batch_end=end_step, on_train_epoch_end=end_epoch)
+    callbacks = [start, *all_four(mode="online", every_n_epochs=2), end]
+    fit(model_of(ImageClassifier, network, images), loader, callbacks, 2 * _pairs(options) + 2, options)
     return {key: values[1:] for key, values in seconds.items()}
-
-
-class Idle(ImageClassifier):
-    """Trains nothing: its epochs only bring the looks."""
-
-    def training_step(self, batch: list[Tensor], batch_idx: int) -> None:  # type: ignore[override]
-        return None
-
-
-class Clock(L.Callback):
-    """Calls functions at hooks, by its place before or after the other callbacks."""
-
-    def __init__(self, **hooks: Callable[..., None]) -> None:
-        for name, hook in hooks.items():
-            setattr(self, name, hook)
-
-
-def all_four(**settings: object) -> list[L.Callback]:
-    kinds: list = [NeuralCollapse, WeightMeanAlignment, QuasiInterpolation, FeatureSpectrum]
-    return [kind(**settings) for kind in kinds]
-
-
-def large_images(folder: Path | None) -> Images:
-    """The training images, or random ones of their shape: nothing timed depends on what they show."""
-    if folder is None:
-        generator = torch.Generator().manual_seed(0)
-        images = torch.randn(20_480, 1, 28, 28, generator=generator)
-        return images, torch.randint(CLASSES, (len(images),), generator=generator)
-    data = ImageData("fashion_mnist", root=folder, download=False)
-    data.setup()
-    assert data.train_set is not None
-    return data.train_set.tensors
-
-
-def first(images: Images, samples: int) -> Images:
-    return images[0][:samples], images[1][:samples]
-
-
-def _loader(images: Images, size: int = BATCH) -> DataLoader:
-    return DataLoader(TensorDataset(*images), size, shuffle=True, drop_last=True)
 
 
 def _pairs(options: Options) -> int:
     return 5 if options.quick else 7
-
-
-def _model(kind: type[ImageClassifier], network: str, images: Images) -> ImageClassifier:
-    torch.manual_seed(0)
-    return kind(
-        NETWORKS[network](image_shape=tuple(images[0].shape[1:]), num_classes=CLASSES),
-        loss=torch.nn.CrossEntropyLoss(),
-        optimizer=partial(torch.optim.SGD, lr=0.01),
-        scheduler=partial(torch.optim.lr_scheduler.MultiStepLR, milestones=[]),
-    )
-
-
-def _fit(
-    model: L.LightningModule,
-    loader: DataLoader,
-    callbacks: list[L.Callback],
-    epochs: int,
-    options: Options,
-    precision: Any = "32-true",
-) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        L.Trainer(
-            accelerator=options.device.type,
-            devices=1,
-            precision=precision,
-            max_epochs=epochs,
-            callbacks=callbacks,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        ).fit(model, loader)
-
-
-@torch.inference_mode()
-def _infer(model: L.LightningModule, batches: Iterable[Sequence[Tensor]]) -> None:
-    model.eval()
-    for images, _ in batches:
-        model(images.to(model.device))
-    model.train()
 
 
 def _now(device: torch.device) -> float:

@@ -1,6 +1,6 @@
 """One whole pass and nine metrics beside the same by two vectorised passes in plain PyTorch, by CPU time.
 
-`python benchmarks/run.py --only many --threads 1`
+`python benchmarks/run.py --only many`, with one thread.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import nc_callbacks.functional as F_nc
 from nc_callbacks import ClassStatistics
 from nc_callbacks.functional.pairs import pair_metrics
 from nc_callbacks.functional.rounding import centred
-from speed.measure import Options, Row, batch, by_cpu_time
+from speed.measure import Options, Row, batch, by_cpu_time, threads_of
 
 
 def rows(options: Options) -> Iterator[Row]:
@@ -27,7 +27,8 @@ def rows(options: Options) -> Iterator[Row]:
         ours, theirs = one_pass(batches, weight), two_passes(batches, weight)
         worst = max(abs(float(a) / float(b) - 1) for a, b in zip(ours, theirs, strict=True))
         few = Options(options.device, quick=True, threads=options.threads)
-        pair = by_cpu_time(partial(one_pass, batches, weight), partial(two_passes, batches, weight), few)
+        with threads_of(1):
+            pair = by_cpu_time(partial(one_pass, batches, weight), partial(two_passes, batches, weight), few)
         what = f"n = {n:,}, p = {p}, k = {k:,}"
         detail = f"{pair}; {1 / pair.ratio:.2f} times as fast; values differ by up to {worst:.1g}"
         yield Row("pass and nine metrics / two vectorised passes", what, pair.ratio, "×", goal, detail)

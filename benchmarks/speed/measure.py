@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import multiprocessing
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -109,23 +112,38 @@ def by_cpu_time(ours: Callable[[], object], limit: Callable[[], object], options
     return Pair(*least, least[0] / least[1])
 
 
+@contextmanager
+def threads_of(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def in_fresh_process(function: Callable[..., T], *arguments: Any) -> T:
+    """The result of a call by a process that has done nothing before."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(function, arguments)
+
+
 def peak_memory(function: Callable[..., Callable[[], object]], *arguments: Any) -> float:
     """GiB that a fresh process takes at most while it does the work that `function` prepares (Linux, CPU)."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_peak, (function, arguments))
+    return in_fresh_process(_peak, function, arguments)
 
 
 def _peak(function: Callable[..., Callable[[], object]], arguments: tuple[Any, ...]) -> float:
     work = function(*arguments)
     # Sets the peak back to what is in use.
     Path("/proc/self/clear_refs").write_text("5")
-    before = _status("VmHWM")
+    before = status_kib("VmHWM")
     work()
-    return (_status("VmHWM") - before) / 2**20
+    return (status_kib("VmHWM") - before) / 2**20
 
 
-def _status(name: str) -> int:
-    """KiB."""
+def status_kib(name: str) -> int:
+    """An entry of this process's status, such as VmRSS (Linux)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
