@@ -108,7 +108,7 @@ def _over_seeds(name: str, runs: list[Run], key: LogKey) -> str:
     spread = values.std(ddof=1)
     if share:
         return f"{name} {100 * values.mean():.1f} ± {100 * spread:.1f} %"
-    return f"{name} {short(values.mean())} ± {short(spread)}"
+    return f"{name} {short(values.mean())} ± {short(spread, 2)}"
 
 
 def _accuracy(run: Run) -> Iterator[Finding]:

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from nc_callbacks.metrics import short
 from nc_callbacks.report.run import Run
 from nc_callbacks.runs.folder import SWEEP_FILE, read
 from nc_callbacks.runs.job import config_problem
@@ -186,8 +187,8 @@ def _mean_and_spread(values: list[float]) -> str:
         return "not finite"
     if not values:
         return ""
-    spread = f"\n± {statistics.stdev(values):.2g}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.3g}{spread}"
+    spread = f"\n± {short(statistics.stdev(values), 2)}" if len(values) > 1 else ""
+    return f"{short(statistics.fmean(values))}{spread}"
 
 
 def _is_resume(override: str) -> bool:

@@ -113,3 +113,14 @@ def test_paper_is_as_wide_as_its_widest_table(opened, tmp_path):
     page.set_viewport_size({"width": 704, "height": 900})
     page.pdf(format="A4")
     assert page.evaluate("window.widest") <= 704
+
+
+def test_paper_says_what_was_chosen(opened, folder):
+    """The split and the epoch of the looks, and which dash is which split; nothing that only chooses."""
+    page = opened(folder)
+    page.evaluate("addEventListener('beforeprint', () => { window.said = document.body.innerText; })")
+    page.pdf(format="A4")
+    said = page.evaluate("window.said").split("\n")
+    assert {"train", "val"} <= set(said)
+    assert any(text.startswith("epoch ") for text in said)
+    assert not {"Log values", "PNG", "▶ Play"} & set(said)

@@ -86,12 +86,12 @@ def test_sweep_names_extremes_and_spread_over_seeds(tmp_path):
     number, text = matching(found, "nc1")
     assert number == "0.02 to 0.2"
     assert "lowest in 0 (activation=tanh, seed=0), highest in 3 (activation=relu, seed=1)" in text
-    assert "activation=tanh 0.03 ± 0.0141; activation=relu 0.15 ± 0.0707" in text
+    assert "activation=tanh 0.03 ± 0.014; activation=relu 0.15 ± 0.071" in text
 
 
 def test_a_setting_with_one_seed_has_no_spread(tmp_path):
     shutil.rmtree(make_sweep(tmp_path) / "3")
     found = {finding.text: finding.number for finding in of_sweep(read(tmp_path)[1])}
-    assert "activation=tanh 0.03 ± 0.0141; activation=relu 0.1 (one run)." in matching(found, "nc1")[1]
+    assert "activation=tanh 0.03 ± 0.014; activation=relu 0.1 (one run)." in matching(found, "nc1")[1]
     assert "(one run)" in matching(found, "Validation accuracy")[1]
     assert not any("nan" in text or "not finite" in text for text in found)

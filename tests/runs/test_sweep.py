@@ -155,3 +155,13 @@ def test_resume_problem(tmp_path):
         OmegaConf.create({"hydra": {"overrides": {"task": ["seed=0,1", "resume=true"]}}}), tmp_path / "multirun.yaml"
     )
     assert resume_problem(tmp_path, ["seed=0,1", "resume=true"]) is None
+
+
+def test_table_has_the_one_format_of_numbers(tmp_path, capsys):
+    """A minus that is one, and powers of ten."""
+    for seed, value in enumerate((-2e-7, -4e-7)):
+        make_run(tmp_path, str(seed), [f"seed={seed}"], {"val/accuracy": value})
+    print_sweep(read_runs(tmp_path), tmp_path, KEYS)
+    printed = capsys.readouterr().out
+    assert "−3 · 10⁻⁷" in printed
+    assert "± 1.4 · 10⁻⁷" in printed
