@@ -6,10 +6,12 @@ from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
 from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import (
     DataLoader,
+    Dataset,
     DistributedSampler,
     IterableDataset,
     SubsetRandomSampler,
     TensorDataset,
+    get_worker_info,
 )
 
 from nc_callbacks.data.loader import distinct_samples, own_loaders, single_loaders
@@ -18,6 +20,22 @@ from nc_callbacks.data.loader import distinct_samples, own_loaders, single_loade
 def own(loader, rank=0, world_size=1, **settings):
     (single,) = own_loaders(loader, rank, world_size, **settings)
     return single
+
+
+class Numbers(Dataset):
+    """0…4, and what a worker process adds to them."""
+
+    added = 0
+
+    def __len__(self):
+        return 5
+
+    def __getitem__(self, index):
+        return index + self.added
+
+
+def add_100(worker):
+    get_worker_info().dataset.added = 100 * (1 + worker)
 
 
 class TestOwnLoader:
@@ -42,6 +60,10 @@ class TestOwnLoader:
         assert list(own(loader).loader) == [2, 2, 1]
         sequential = DataLoader(data, batch_size=2, shuffle=True)
         assert torch.cat([batch[0] for batch in own(sequential).loader]).tolist() == [0, 1, 2, 3, 4]
+
+    def test_worker_processes_start_as_in_training(self):
+        loader = DataLoader(Numbers(), batch_size=3, shuffle=True, num_workers=2, worker_init_fn=add_100)
+        assert [batch.tolist() for batch in own(loader).loader] == [[100, 101, 102], [203, 204]]
 
     def test_a_tensor_dataset_is_read_batch_by_batch_as_its_rows_are(self):
         data = TensorDataset(torch.randn(7, 3), torch.arange(7))

@@ -162,6 +162,14 @@ class TestBatchSamplers:
             found = batches(DataLoader(DATA, batch_sampler=Order(lambda rng: [rng.sample(range(9), 2)])))
         assert flat(found) == list(range(9))
 
+    def test_of_ones_own_on_several_ranks(self):
+        of_three = Order(lambda rng: [[0, 1, 2], [3, 4, 5], [6, 7, 8]])
+        of_three.batch_size = 3
+        with pytest.warns(UserWarning, match="Order is not known"):
+            assert batches(DataLoader(DATA, batch_sampler=of_three), 0, 2) == [[0, 2, 4], [6, 8]]
+        with pytest.warns(UserWarning, match="Order is not known"):
+            assert batches(DataLoader(DATA, batch_sampler=of_three), 1, 2) == [[1, 3, 5], [7]]
+
     def test_a_subclass_of_torchs(self):
         class Sorted(BatchSampler):
             def __iter__(self):

@@ -126,6 +126,8 @@ def test_the_files_would_execute_if_they_were_loaded(executed, tmp_path):
         "nc_callbacks.experiments.data.Path",
         "nc_callbacks.experiments.models._convolutions",
         "nc_callbacks.experiments.models.pairwise",
+        "nc_callbacks.experiments.models.initialised",
+        "nc_callbacks.experiments.losses.DotRegression",
         "nc_callbacks.experiments.transfer.write_rows",
         "nc_callbacks.NeuralCollapse",
         "cnn",

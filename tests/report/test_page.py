@@ -112,7 +112,7 @@ SPECIAL = """a&amp;b & <i> "q" 'p' $title"""
 def test_each_special_character_is_shown_as_it_is(tmp_path, place):
     """Wherever a text of a run stands: `&`, `<` and both quotes come out as they went in."""
     text = SPECIAL.replace("/", "")
-    folder = tmp_path / (text if place == "name" else "run")
+    folder = tmp_path / "sweep" / (text if place == "name" else "run")
     overrides = (f"seed={text}",) if place == "override" else (f"{text}=1",) if place == "override's name" else ()
     config = {"data": {"name": text}} if place == "data" else {"other": text} if place == "config" else {}
     make_run(folder, overrides, **config)
@@ -127,6 +127,12 @@ def test_each_special_character_is_shown_as_it_is(tmp_path, place):
     assert escape(text) in written
     assert '"q"' not in written
     assert text in unescape(written)
+    # Beside another run it is named by what differs, also where errors are listed.
+    (folder / "error.json").write_text(json.dumps({"error": text}))
+    make_run(tmp_path / "sweep" / "another", ("seed=1",))
+    for page in (written, write_report(tmp_path / "sweep").read_text(encoding="utf-8").split("<script type")[0]):
+        # All escaped but `&`, which the reader would see as another text.
+        assert escape(text).replace("&amp;", "&") not in page
 
 
 def test_content_of_scripts_has_no_markup(tmp_path):

@@ -194,6 +194,16 @@ def test_pickles_are_not_loaded(tmp_path, member):
     assert not (tmp_path / "sprung").exists()
 
 
+def test_pickles_that_say_that_a_fit_has_ended_are_not_loaded(tmp_path):
+    folder = make_run(tmp_path / "run")
+    (folder / "summary.json").unlink()
+    trap = np.empty(1, dtype=object)
+    trap[:] = [Trap(tmp_path / "sprung")]
+    np.savez(folder / "looks.npz", **(GOOD | {contents.ENDED: trap}))
+    refused(folder, folder / "looks.npz")
+    assert not (tmp_path / "sprung").exists()
+
+
 @pytest.mark.parametrize("name", [".hydra/config.yaml", ".hydra/overrides.yaml"])
 @pytest.mark.parametrize("tag", ["object/apply:os.mkdir ['{}']", "object/new:os.mkdir ['{}']"])
 def test_yaml_makes_no_objects(tmp_path, name, tag):

@@ -6,7 +6,7 @@ import os
 import signal
 
 import pytest
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
@@ -175,6 +175,17 @@ def test_all_figures_in_the_formats_asked_for(tmp_path, monkeypatch):
     assert {"summary.svg", "summary.pdf", "summary_other.pdf", "nc1.svg", "nc1.pdf", "collapse.pdf"} <= names
     assert {"other/quasi_interpolation_train.svg", "other/quasi_interpolation_train.pdf"} <= names
     assert not any(name.endswith("png") for name in names)
+
+
+def test_another_rank_than_the_first_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(Trainer, "is_global_zero", False)
+    shown = []
+    monkeypatch.setattr(ReportPage, "_show", lambda page, trainer: shown.append(trainer.current_epoch))
+    page = ReportPage(tmp_path / "run", figures="summary", draw_epochs=[0])
+    trainer(NeuralCollapse(), page, max_epochs=2).fit(Classifier(), loader())
+    assert page.page is None
+    assert shown == []
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("given", [{"figures": "some"}, {"formats": "png"}, {"formats": []}, {"formats": ["gif"]}])

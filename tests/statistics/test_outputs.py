@@ -155,3 +155,9 @@ def test_wrong_arguments_of_output_errors_raise() -> None:
     metric.invalid += 2
     with pytest.raises(ValueError, match="2 targets lie outside 0…2"):
         metric.compute()
+    whole = OutputErrors(3)
+    whole.update(torch.zeros(1, 3), torch.tensor([0]))
+    whole.invalid += 3
+    whole.merge_state(metric)
+    with pytest.raises(ValueError, match="5 targets lie outside 0…2"):
+        whole.compute()

@@ -78,6 +78,18 @@ def compute_on_one_rank() -> dict[Any, Any]:
         alone.update(x, y)
     results["precision"] = [precise.compute().precision, alone.compute().precision]
     results["own precision"] = float(precise.precision)
+    # One row that is not finite on the first rank, two on the second.
+    broken = ClassStatistics(4)
+    x = x.clone()
+    x[: 1 + rank] = torch.nan
+    broken.update(x, y)
+    results["nonfinite"] = broken.compute().nonfinite
+    # As many targets that are no class, which are counted where asking at once would wait for a device.
+    for metric in (ClassStatistics(4), OutputErrors(4), SoftmaxStatistics(4)):
+        metric.update(outputs_for(y), y)
+        metric.invalid += 1 + rank
+        with pytest.raises(ValueError, match=r"^3 targets lie outside"):
+            metric.compute()
     return results
 
 
@@ -104,6 +116,10 @@ def test_two_processes_equal_one(ranks: list[dict[Any, Any]], name: str, covaria
 def test_precision_of_two_processes_is_the_coarser(ranks: list[dict[Any, Any]]) -> None:
     assert [results["precision"] for results in ranks] == [[2**-7, 2**-23]] * 2
     assert [results["own precision"] for results in ranks] == [2**-23, 2**-7]
+
+
+def test_rows_that_are_not_finite_are_counted_over_ranks(ranks: list[dict[Any, Any]]) -> None:
+    assert [results["nonfinite"] for results in ranks] == [3, 3]
 
 
 @pytest.mark.parametrize("step", ["now", "later"])
