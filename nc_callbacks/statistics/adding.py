@@ -13,6 +13,7 @@ from nc_callbacks.statistics.batches import check_range, in_slices
 from nc_callbacks.statistics.pending import PendingRows
 from nc_callbacks.statistics.precision import full_precision
 from nc_callbacks.statistics.products import add_class_products, add_products
+from nc_callbacks.statistics.seen import AllSeen
 from nc_callbacks.statistics.shifts import add_centres, centres, shall_move
 from nc_callbacks.statistics.spread import Spread
 from nc_callbacks.statistics.states import ClassSums, Covariance
@@ -40,7 +41,7 @@ class StreamedSums(ClassSums):
 
     def __getstate__(self) -> dict[str, Any]:
         self.settle()
-        return {**super().__getstate__(), "_pending": PendingRows(), "_room": None}
+        return {**super().__getstate__(), "_pending": PendingRows(), "_room": None, "_all_seen": AllSeen()}
 
     def settle(self) -> None:
         """Add the rows that wait to the states; reading a state does it."""
@@ -51,17 +52,17 @@ class StreamedSums(ClassSums):
                 self._add(x, y)
 
     def _counted(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """The rows that count; on a device all, with class k for those to ignore."""
+        """The rows that count; on a device all, whose targets are looked at together with those of other batches."""
         if x.device.type != "cpu":
-            return x, self._in_range(y)
+            return x, y
         if self.ignore_index is not None:
             keep = y != self.ignore_index
             x, y = x[keep], y[keep]
         check_range(y, self.num_classes)
         return x, y
 
-    def _in_range(self, y: Tensor) -> Tensor:
-        """Targets on a device in 0…k−1, and k for those to ignore; how many were out of range is added up."""
+    def _in_range(self, y: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Targets on a device in 0…k−1, and which are to be ignored; those out of range are counted."""
         wrong, ignored = (y < 0) | (y >= self.num_classes), None
         if self.ignore_index is not None:
             ignored = y == self.ignore_index
@@ -69,7 +70,7 @@ class StreamedSums(ClassSums):
         # Not in place: the state may have been made in inference mode.
         self._invalid = self._invalid + wrong.sum()
         y = y.clamp(0, self.num_classes - 1)
-        return y if ignored is None else y.masked_fill_(ignored, self.num_classes)
+        return y if ignored is None else y.masked_fill_(ignored, 0), ignored
 
     def _take(self, x: Tensor, y: Tensor) -> None:
         """Add rows, or let them wait."""
@@ -94,9 +95,8 @@ class StreamedSums(ClassSums):
 
     def _add(self, x: Tensor, y: Tensor) -> None:
         ignored = None
-        if self.ignore_index is not None and x.device.type != "cpu":
-            ignored = y == self.num_classes
-            y = y.masked_fill(ignored, 0)
+        if x.device.type != "cpu":
+            y, ignored = self._in_range(y)
         with one_thread(x.device):
             d = self._add_rows(x.to(self.sums.dtype), y, ignored)
         if d is None:
@@ -123,6 +123,7 @@ class StreamedSums(ClassSums):
         self.sums.index_add_(0, y, d)
         self.squares.index_add_(0, y, norms)
         self.coordinate_squares.index_add_(0, y, d.sum(1).to(norms.dtype).square_())
+        self._all_seen.ask(self.counts)
         return d
 
     def _is_far(self, norms: Tensor) -> bool:
@@ -178,6 +179,8 @@ class StreamedSums(ClassSums):
         return room[: len(x)]
 
     def _set_shift_of_new_classes(self, x: Tensor, y: Tensor, ones: Tensor) -> None:
+        if self._all_seen.is_known():
+            return
         seen = self.counts.index_select(0, y)
         # On the CPU asking costs nothing; elsewhere it would wait for the device, and the work is small.
         if y.device.type == "cpu" and int(seen.amin()):

@@ -18,9 +18,10 @@ def full_precision(device: torch.device) -> AbstractContextManager[None]:
 
     TF32 has a 10-bit mantissa, and states made in inference mode could not be updated outside it.
     """
-    if device.type == "cpu" and not torch.is_inference_mode_enabled() and not torch.is_autocast_enabled("cpu"):
-        # On small batches entering the contexts would take as long as the sums.
-        return nullcontext()
+    # On small batches entering all contexts would take as long as the sums.
+    plain = device.type in ("cpu", "cuda") and not torch.is_inference_mode_enabled()
+    if plain and not torch.is_autocast_enabled(device.type):
+        return nullcontext() if device.type == "cpu" else _no_tf32()
     return _full_precision(device)
 
 

@@ -14,6 +14,7 @@ from nc_callbacks.statistics.exchange import summed_counts, summed_sums
 from nc_callbacks.statistics.merging import completed
 from nc_callbacks.statistics.metric import RecordMetric
 from nc_callbacks.statistics.precision import full_precision, wide_dtype
+from nc_callbacks.statistics.seen import AllSeen
 from nc_callbacks.statistics.shifts import drifted
 from nc_callbacks.statistics.spread import Spread
 from nc_callbacks.statistics.sums import Place, moved_products, moved_rows, total
@@ -76,6 +77,8 @@ class Settled:
         metric.__dict__[self.name] = value
         # What was known of the sums holds no longer.
         metric.__dict__["_spread"] = None
+        if self.name == "_counts":
+            metric.__dict__["_all_seen"] = AllSeen()
 
 
 class Noted:
@@ -111,6 +114,7 @@ class ClassSums(RecordMetric):
     _invalid: Tensor
     _rows: Rows
     _spread: Spread | None
+    _all_seen: AllSeen
 
     def __init__(
         self, num_classes: int, num_features: int | None, covariance: Covariance, shift: Tensor | None, **kwargs: Any

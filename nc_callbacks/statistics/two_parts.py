@@ -15,6 +15,9 @@ from torch import Tensor
 _STRIP = 2**16
 """Numbers worked on at once, which stay in a CPU's cache."""
 
+_DEVICE_STRIP = 2**24
+"""The same on other devices, where each strip costs launches; a bound on the memory that is taken beside the sums."""
+
 
 def total(block: Tensor, earlier: Tensor, place: Any, wide: torch.dtype) -> Tensor:
     """The sum of both parts at a place, in a tensor of its own; `earlier` is empty where no block has ended."""
@@ -34,7 +37,8 @@ def store(block: Tensor, earlier: Tensor, place: Any, value: Tensor) -> None:
 
 def end_block(block: Tensor, earlier: Tensor) -> None:
     """Move the block into the earlier sum but for what that rounds off."""
-    for a, b in zip(earlier.view(-1).split(_STRIP), block.view(-1).split(_STRIP), strict=True):
+    strip = _STRIP if block.device.type == "cpu" else _DEVICE_STRIP
+    for a, b in zip(earlier.view(-1).split(strip), block.view(-1).split(strip), strict=True):
         both = a + b
         added = both - a
         kept = both - added
