@@ -23,7 +23,7 @@ import pytest
 import torch.distributed as dist
 
 ROOT = Path(__file__).parents[1]
-PATIENCE = 300
+PATIENCE = 600
 """Seconds; what hangs longer is ended."""
 IMPORTED = (
     "hypothesis",

@@ -14,10 +14,8 @@ from tests.docs.common import PAGES, blocks, pasted
 from tests.processes import ROOT
 
 HOW_TO = [page for page in PAGES if page.parent.name == "howto"]
-OTHERS = [
-    ROOT / "docs" / f"{name}.md"
-    for name in ("index", "conventions", "depth", "unbalanced", "outside", "early_stopping")
-]
+# The block of early_stopping.md runs in tests/test_early_stopping.py.
+OTHERS = [ROOT / "docs" / f"{name}.md" for name in ("index", "conventions", "depth", "unbalanced", "outside")]
 PYTHON = {f"{page.stem}-{i}": block for page in [*HOW_TO, *OTHERS] for i, block in enumerate(blocks(page, "python"))}
 STARTED = {name: block for name, block in PYTHON.items() if "spawn" in block or "CLI" in block}
 BASH = [line for page in PAGES for block in blocks(page, "bash") for line in block.splitlines()]

@@ -155,7 +155,8 @@ def test_rank_correlations_are_scipys():
 
 @pytest.mark.slow
 def test_noise_experiment_on_digits_bears_out_the_paper_at_the_source(tmp_path):
-    printed = experiment(tmp_path, "experiment=transfer_noise", "task.variances=[0,0.2]", "task.curve_variances=[0]")
+    small = ["task.variances=[0,0.2]", "task.curve_variances=[0]", "task.seeds=3", "task.steps=300"]
+    printed = experiment(tmp_path, "experiment=transfer_noise", *small, "task.methods=[CM,LWM,WFS,WICM]")
     accuracy = {(float(r["variance"]), r["method"]): float(r["mean"]) for r in read(tmp_path / "accuracy.csv")}
     assert accuracy[0, "CM"] >= accuracy[0, "WFS"] - 0.03
     assert all(accuracy[0.2, method] < accuracy[0, method] for method in ("CM", "LWM", "WFS", "WICM"))
@@ -164,7 +165,7 @@ def test_noise_experiment_on_digits_bears_out_the_paper_at_the_source(tmp_path):
         if float(row["variance"]) == 0 and row["method"] in ("WFS", "WICM"):
             steps[row["method"]] = np.mean([float(value) for key, value in row.items() if key.startswith("seed")])
     assert steps["WICM"] <= steps["WFS"] / 2
-    assert len({row["seed"] for row in read(tmp_path / "curves.csv")}) == 5
+    assert len({row["seed"] for row in read(tmp_path / "curves.csv")}) == 3
     for figure in ("transfer_accuracy.png", "transfer_steps.png"):
         assert picture(tmp_path / figure).shape[1] > 300
     assert "Steps to 99 % of the final accuracy of WFS" in printed

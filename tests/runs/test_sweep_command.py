@@ -1,83 +1,20 @@
-"""Sweeps, run as a user runs them: on several processes, side by side, on a cluster's launcher, under torchrun."""
+"""Sweeps, run as a user runs them: on several processes, gone on with, under torchrun."""
 
 import csv
-import importlib.util
 import json
 import os
-import subprocess
 import sys
-import uuid
-from contextlib import suppress
-from pathlib import Path
-from select import select
 
 import pytest
-from hydra import compose, initialize_config_dir
 
 from tests.processes import ROOT, python
+from tests.runs.sweeping import LEFT_BY_ALL, QUICK, RUN_FILES, files, rows, run
 
-QUICK = [
-    "model=mlp",
-    "trainer.max_epochs=2",
-    "callbacks=neural_collapse",
-    "callbacks.neural_collapse.figures=false",
-    "+trainer.enable_checkpointing=false",
-]
 FAIL = "+callbacks.fail._target_=tests.runs.failing.FailOnRank"
-
-
-def run(cwd, *arguments, start=(sys.executable,)):
-    """Runs the training script, and sees to it that no process of it is left."""
-    mark = uuid.uuid4().hex
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path, "STARTED_BY": mark}
-    command = [*start, str(ROOT / "train.py"), *arguments]
-    ended = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=600)
-    # A worker of joblib ends a moment after the process that it works for.
-    for number in left_over(mark):
-        with suppress(ProcessLookupError), os.fdopen(os.pidfd_open(number)) as process:
-            select([process], [], [], 300)
-    assert left_over(mark) == {}
-    return ended
-
-
-def left_over(mark):
-    """Commands by process, of those started with the mark."""
-    found = {}
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if mark.encode() in (process / "environ").read_bytes():
-                found[int(process.name)] = (process / "cmdline").read_bytes().replace(b"\0", b" ")
-        except OSError:
-            continue
-    return found
-
-
-def rows(folder):
-    with open(folder / "sweep.csv", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def metrics(folder):
     return json.loads((folder / "summary.json").read_text())["metrics"]
-
-
-def files(folder):
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-
-
-HYDRA_FILES = [".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml"]
-LEFT_BY_ALL = [
-    *HYDRA_FILES,
-    "data.json",
-    "hparams.yaml",
-    "looks.npz",
-    "metrics.csv",
-    "report.html",
-    "summary.json",
-    "train.log",
-]
-RUN_FILES = [*LEFT_BY_ALL, "figures/summary.png"]
 
 
 @pytest.fixture(scope="module")
@@ -163,49 +100,12 @@ def test_resume_is_for_sweeps(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.slow
-def test_torchrun_refuses_a_sweep(tmp_path):
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    refused = run(tmp_path, "-m", "trainer=ddp_cpu", *QUICK, "seed=0,1", start=torchrun)
-    assert refused.returncode != 0
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_torchrun_refuses_a_sweep(rank, tmp_path):
+    # What a process finds that torchrun has started.
+    given = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "tests"}
+    script = [ROOT / "train.py", "-m", "trainer=ddp_cpu", *QUICK, "seed=0,1"]
+    refused = python(*script, folder=tmp_path, environment=os.environ | given)
+    assert refused.returncode == 1
     assert "Start it with python train.py --multirun" in refused.stderr
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.slow
-def test_side_by_side(tmp_path):
-    if importlib.util.find_spec("hydra_plugins.hydra_joblib_launcher") is None:
-        pytest.skip("needs hydra-joblib-launcher")
-    sweep = tmp_path / "sweep"
-    launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", f"hydra.sweep.dir={sweep}"]
-    # Each run waits, as it starts to train, for the other one.
-    wait = ["+callbacks.wait._target_=tests.runs.failing.WaitForAnother", f"+callbacks.wait.pipe={tmp_path / 'pipe'}"]
-    ended = run(tmp_path, "-m", *launcher, "trainer=cpu,ddp_cpu", *QUICK, *wait)
-    assert ended.returncode == 0, ended.stderr
-    assert [row["status"] for row in rows(sweep)] == ["finished"] * 2
-    for number in "01":
-        assert files(sweep / number) == sorted(RUN_FILES)
-
-
-@pytest.mark.parametrize("launcher", ["submitit_slurm", "submitit_local", "joblib"])
-def test_launchers_compose(launcher):
-    plugin = "joblib" if launcher == "joblib" else "submitit"
-    if importlib.util.find_spec(f"hydra_plugins.hydra_{plugin}_launcher") is None:
-        pytest.skip(f"needs hydra-{plugin}-launcher")
-    with initialize_config_dir(str(ROOT / "nc_callbacks" / "conf"), version_base="1.3"):
-        config = compose("train", [f"hydra/launcher={launcher}"], return_hydra_config=True)
-    target = {"submitit_slurm": "SlurmLauncher", "submitit_local": "LocalLauncher", "joblib": "JoblibLauncher"}
-    assert config.hydra.launcher._target_.endswith(target[launcher])
-
-
-@pytest.mark.slow
-def test_submitit_launches_here(tmp_path):
-    if importlib.util.find_spec("hydra_plugins.hydra_submitit_launcher") is None:
-        pytest.skip("needs hydra-submitit-launcher")
-    sweep = tmp_path / "sweep"
-    launcher = ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5", f"hydra.sweep.dir={sweep}"]
-    ended = run(tmp_path, "-m", *launcher, "trainer=ddp_cpu", *QUICK, "model.activation=tanh,nonsense")
-    assert ended.returncode == 1
-    assert [row["status"] for row in rows(sweep)] == ["finished", "failed"]
-    assert files(sweep / "0") == sorted(RUN_FILES)
-    assert list((sweep / ".submitit").rglob("*_log.out"))
