@@ -7,11 +7,15 @@ CPU, small.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from statistics import median
 
 import torch
 
-from speed.looks import first, large_images, look_and_pass, ratio_row
-from speed.measure import Options, Row, batch, interleaved
+from nc_callbacks import ClassStatistics, OutputErrors
+from speed.fits import Images, first, large_images, loader_of
+from speed.looks import look_and_pass, ratio_row
+from speed.measure import Options, Row, batch, interleaved, seconds
+from speed.metrics import all_metrics
 from speed.updates import product, updating
 
 SIZES = ((512, 10, 4_096), (512, 1_000, 4_096), (2_048, 100, 4_096), (2_048, 1_000, 8_192))
@@ -28,8 +32,38 @@ def rows(options: Options) -> Iterator[Row]:
     for network in ("cnn",) if small else ("cnn", "resnet18"):
         images = first(large_images(options.fashion_mnist), samples)
         found = look_and_pass(network, images, options, "bf16-mixed", min(samples, 512))
-        what = f"{network}, {samples:,} × 28 × 28"
+        what = f"{network}, {samples:,} × 28 × 28, k = 10, p = 512"
         yield ratio_row("look in bf16, all four / inference pass", what, found["look"], found["pass"], 1.05)
+    yield from _parts_of_a_look(options, first(large_images(options.fashion_mnist), samples), min(samples, 512))
     if options.device.type == "cuda":
         peak = torch.cuda.max_memory_allocated(options.device) / 2**20
         yield Row("largest memory of the rows above", "", peak, "MiB", None)
+
+
+def _parts_of_a_look(options: Options, images: Images, size: int) -> Iterator[Row]:
+    """What a look does beside running the model, each part by itself."""
+    device, k, p, n = options.device, 10, 512, len(images[1])
+    x, y = batch(n, p, k, device)
+    outputs = x[:, :k]
+
+    def read() -> None:
+        for some, labels in loader_of(images, size):
+            some.to(device), labels.to(device)
+
+    def gather() -> None:
+        statistics, errors = ClassStatistics(k).to(device), OutputErrors(k).to(device)
+        for rows, some, labels in zip(x.split(4_096), outputs.split(4_096), y.split(4_096), strict=True):
+            statistics.update(rows, labels)
+            errors.update(some, labels)
+        statistics.settle()
+
+    parts = {
+        "reading the shuffled loader": read,
+        "class statistics and output errors": gather,
+        "metrics, on the device": all_metrics(k, p, device),
+        "metrics, on the host": all_metrics(k, p, torch.device("cpu")),
+    }
+    for name, part in parts.items():
+        part()
+        taken = 1e3 * median(seconds(part, device) for _ in range(5))
+        yield Row(f"of a look: {name}", f"n = {n:,}, k = {k}, p = {p}", taken, "ms", None)
