@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -49,7 +49,8 @@ def packed(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     Vectors stay at 40 looks at most, the first ones, then ever fewer, evenly spaced in the logarithm of the epoch, and
     those of more than 1,000 entries not at all: so many look by look are what `LookRecorder` keeps. 1,000 looks with 45
-    numbers are 360 kB; their vectors of 100 classes 16 kB each.
+    numbers are 360 kB; their vectors of 100 classes 16 kB each. What is of the same looks and shape is one tensor, for
+    each costs as much to save as its numbers.
 
     Returns:
         What `torch.load` reads with ``weights_only=True``; `unpacked` makes a history of it.
@@ -60,7 +61,7 @@ def packed(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             found.setdefault(key, {})[row] = value
     epochs = {row: record["epoch"] + 1 for row, record in enumerate(history)}
     spaced: dict[tuple[int, ...], list[int]] = {}
-    columns = {}
+    tables: dict[tuple[Any, ...], dict[str, Tensor]] = {}
     for key, values in found.items():
         if any(isinstance(value, Tensor) for value in values.values()):
             values = _short_ones(values)
@@ -68,8 +69,15 @@ def packed(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             kept = set(spaced.setdefault(rows, log_spaced(rows)))
             values = {row: value for row, value in values.items() if epochs[row] in kept}
         if values:
-            columns[key] = (torch.tensor(list(values), dtype=torch.int32), _stacked(list(values.values())))
-    return {"looks": len(history), "columns": columns}
+            column = _stacked(list(values.values()))
+            tables.setdefault((tuple(values), column.dtype, column.shape[1:]), {})[key] = column
+    return {
+        "looks": len(history),
+        "tables": [
+            (list(columns), torch.tensor(rows, dtype=torch.int32), torch.stack(list(columns.values()), 1))
+            for (rows, *_), columns in tables.items()
+        ],
+    }
 
 
 def unpacked(state: Mapping[str, Any] | Sequence[Record]) -> list[Record]:
@@ -82,11 +90,20 @@ def unpacked(state: Mapping[str, Any] | Sequence[Record]) -> list[Record]:
     if not isinstance(state, Mapping):
         return list(state)
     history: list[Record] = [{} for _ in range(state["looks"])]
-    for key, (rows, values) in state["columns"].items():
+    for key, rows, values in _columns(state):
         found = values.tolist() if values.ndim == 1 else [vector.clone() for vector in values]
         for row, value in zip(rows.tolist(), found, strict=True):
             history[row][key] = value
     return history
+
+
+def _columns(state: Mapping[str, Any]) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Each key with its looks and values; older checkpoints have a pair of tensors by key."""
+    for key, (rows, values) in state.get("columns", {}).items():
+        yield key, rows, values
+    for keys, rows, values in state.get("tables", ()):
+        for place, key in enumerate(keys):
+            yield key, rows, values[:, place]
 
 
 def _short_ones(values: dict[int, Any]) -> dict[int, Tensor]:

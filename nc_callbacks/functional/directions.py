@@ -37,6 +37,8 @@ class Directions:
     """How many of these may exist all the same."""
     digits: int
     """Digits of NC1 that are known, at most `DIGITS`."""
+    spread: Float[Tensor, "p r"]
+    """Σ_W times `kept`."""
 
     def inverse(self, centred_means: Float[Tensor, "k p"]) -> Float[Tensor, "p k"]:
         """M⁺ without the dropped directions, differentiable in M."""
@@ -89,7 +91,8 @@ def directions_of(
     singular, v = found
     # What the singular values themselves are rounded to: nothing is there, as where a unit is dead.
     own = max(k, p) * torch.finfo(singular.dtype).eps * singular.amax()
-    between, spread = singular / k**0.5, (product(within, v) * v).sum(0)
+    of_within = product(within, v)
+    between, spread = singular / k**0.5, (of_within * v).sum(0)
     of_variance = rounding.of_variance(v)
     separate = between <= rounding.of_means(v, k)
     common = (between <= rounding.of_features(v)) & (spread <= of_variance)
@@ -98,6 +101,7 @@ def directions_of(
     spreading = (spread > of_variance) & (spread < _MOST_SAMPLES * between.square())
     doubtful = rounded & (singular > own) & (spreading | ~separate)
     kept, dropped, singular = v[:, ~rounded], v[:, rounded & (singular > own)], singular[~rounded]
+    of_kept = of_within[:, ~rounded]
     if centre is not None:
         shift = means.mean(0) - centre
         bound = STEPS * max(arithmetic(precision), centre_precision) * squares.sum().sqrt()
@@ -105,20 +109,21 @@ def directions_of(
         length = outside.norm()
         if length > bound:
             kept = torch.cat([kept, (outside / length)[:, None]], 1)
+            of_kept = product(within, kept)
         elif length > 0:
             dropped = torch.cat([dropped, (outside / length)[:, None]], 1)
         # Mᵀ M around another centre: that around the mean, and k times the shift's product with itself.
         _, singular, turn = torch.linalg.svd(torch.cat([matrix, k**0.5 * shift[None]]) @ kept, full_matrices=False)
-        kept = kept @ turn.T
+        kept, of_kept = kept @ turn.T, of_kept @ turn.T
     doubts = int(doubtful.sum())
     if not len(singular):
         doubts = max(doubts, dropped.shape[1])
-    return Directions(kept, singular, dropped, doubts, 0 if doubts else _digits(kept, singular, within, rounding))
+    digits = 0 if doubts else _digits(kept, singular, of_kept.T, within, rounding)
+    return Directions(kept, singular, dropped, doubts, digits, of_kept)
 
 
-def _digits(kept: Tensor, singular: Tensor, within: Tensor, rounding: Rounding) -> int:
+def _digits(kept: Tensor, singular: Tensor, spread: Tensor, within: Tensor, rounding: Rounding) -> int:
     """Digits of tr(Pᵀ Σ_W P) that are left by rounding of the class means, to first order, and of Σ_W."""
-    spread = product(within, kept).T
     inner = spread @ kept
     value = (inner.diagonal() / singular.square()).sum()
     # The derivative in M, turned by its left singular vectors.

@@ -162,10 +162,13 @@ def _nc1(spread: _Spread) -> Tensor:
     if (value := spread.without_directions) is not None:
         return value
     assert spread.directions is not None
-    inverse = spread.directions.kept / spread.directions.singular
-    if spread.centred.requires_grad:
-        inverse = spread.directions.inverse(spread.centred)
-    return (inverse * product(spread.within, inverse)).sum().clamp(min=0).to(spread.dtype)
+    found = spread.directions
+    if spread.centred.requires_grad or spread.within.requires_grad:
+        inverse = found.inverse(spread.centred) if spread.centred.requires_grad else found.kept / found.singular
+        value = (inverse * product(spread.within, inverse)).sum()
+    else:
+        value = (found.kept / found.singular * (found.spread / found.singular)).sum()
+    return value.clamp(min=0).to(spread.dtype)
 
 
 def _separation(spread: _Spread, counts: Tensor) -> Tensor:
@@ -181,7 +184,8 @@ def _separation(spread: _Spread, counts: Tensor) -> Tensor:
     share = counts.to(spread.means.dtype) / counts.sum()
     # Weights turn the class means within their span: none of its directions appears or goes.
     rows = share.sqrt()[:, None] * ((spread.means - share @ spread.means) @ kept)
-    inner = kept.T @ product(spread.within, kept)
+    found = product(spread.within, kept) if spread.within.requires_grad else spread.directions.spread
+    inner = kept.T @ found
     return torch.linalg.solve(rows.T @ rows, inner).trace().clamp(min=0).to(spread.dtype)
 
 

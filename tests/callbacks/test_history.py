@@ -48,6 +48,33 @@ def test_few_looks_come_back_whole(looks):
     equal(unpacked(saved(packed(history))[0]), history)
 
 
+def test_a_checkpoint_of_one_tensor_by_key_is_read():
+    """As versions before saved them: rows and values of each key by themselves."""
+    history = history_of(3)
+    columns = {
+        "epoch": (torch.arange(3, dtype=torch.int32), torch.tensor([0, 1, 2])),
+        "step": (torch.arange(3, dtype=torch.int32), torch.tensor([0, 7, 14])),
+        "nc/train/nc1": (torch.arange(3, dtype=torch.int32), torch.tensor([1.0, -1, -2], dtype=torch.float64)),
+        "nc/train/counts": (
+            torch.tensor([0, 2], dtype=torch.int32),
+            torch.stack([history[look]["nc/train/counts"] for look in (0, 2)]),
+        ),
+    }
+    expected = [{**record, "nc/train/nc1": nc1} for record, nc1 in zip(history, (1.0, -1.0, -2.0), strict=True)]
+    del expected[1]["nc/train/counts"]
+    equal(unpacked({"looks": 3, "columns": columns}), expected)
+
+
+def test_a_number_more_is_no_tensor_more():
+    """Saving a tensor takes 0.3 ms, and there is a checkpoint after each epoch."""
+
+    def tensors(names):
+        record = {"epoch": 0, "step": 0} | dict.fromkeys(names, 0.5) | {f"{name}s": torch.ones(3) for name in names}
+        return sum(isinstance(part, torch.Tensor) for table in packed([record] * 5)["tables"] for part in table)
+
+    assert tensors("ab") == tensors("abcdefgh") == 6
+
+
 def test_numbers_of_every_look_and_vectors_of_few():
     history = history_of(500, every=2)
     found = unpacked(saved(packed(history))[0])
