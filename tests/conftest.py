@@ -3,5 +3,5 @@
 from hypothesis import settings
 
 settings.register_profile("quick", max_examples=20, derandomize=True, deadline=None, database=None)
-settings.register_profile("thorough", max_examples=300, deadline=None, database=None, print_blob=True)
+settings.register_profile("thorough", max_examples=100, deadline=None, database=None, print_blob=True)
 settings.load_profile("quick")

@@ -3,15 +3,13 @@
 import os
 import re
 import shlex
-import subprocess
-import sys
 
 import pytest
 from hydra import compose, initialize_config_module
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from tests.docs.common import PAGES, blocks, pasted
-from tests.processes import ROOT
+from tests.processes import ROOT, python
 
 HOW_TO = [page for page in PAGES if page.parent.name == "howto"]
 # The block of early_stopping.md runs in tests/test_early_stopping.py.
@@ -33,8 +31,7 @@ def test_several_processes(tmp_path):
     (block,) = (block for block in STARTED.values() if "spawn" in block)
     (tmp_path / "spawned.py").write_text(block)
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, "spawned.py"]
-    run = subprocess.run(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True)
+    run = python(tmp_path / "spawned.py", folder=tmp_path, environment=os.environ | {"PYTHONPATH": path})
     assert run.returncode == 0, run.stderr
     assert float(run.stdout.split()[-1]) > 0
 

@@ -1,18 +1,12 @@
 """Two, three and four gloo processes find what one finds in float64, also where weights are sharded."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
 from tests.engine.alone_script import fit_on_the_first
 from tests.engine.odd_ranks_script import TROUBLES, fit
 from tests.engine.ranks_script import COUNTS, data, latest
-from tests.processes import on_ranks
-
-ROOT = Path(__file__).parents[2]
+from tests.processes import on_ranks, python
 
 OLD_TORCH = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 7)
 FULLY_SHARD = pytest.mark.skipif(OLD_TORCH, reason="fully_shard asks for a GPU's streams in torch 2.6")
@@ -64,8 +58,8 @@ def test_ranks_find_what_one_process_finds_in_float64(one, strategy, processes, 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "ddp_spawn"])
 def test_ranks_that_lightning_starts(one, strategy, tmp_path):
-    command = [sys.executable, "-m", "tests.engine.ranks_script", strategy, "2", "epoch_end", "512MiB"]
-    run = subprocess.run([*command, tmp_path / "found.pt"], cwd=ROOT, capture_output=True, text=True, timeout=600)
+    command = ["-m", "tests.engine.ranks_script", strategy, "2", "epoch_end", "512MiB", tmp_path / "found.pt"]
+    run = python(*command)
     assert run.returncode == 0, run.stderr[-3000:]
     assert_equal(one, torch.load(tmp_path / "found.pt", weights_only=True))
 

@@ -158,7 +158,7 @@ WAYS = {
     "-m": ["-m", "my_train"],
     # Hydra asks for a package where the function is not in a script.
     "imported": ["-c", "from my_train import main; main()", "--config-path=pkg://nc_callbacks.conf"],
-    "sweep": ["my_train.py", "-m", "word=said,said"],
+    "sweep": ["my_train.py", "-m", "word=said"],
     "joblib": ["my_train.py", "-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "word=said"],
     "joblib -m": ["-m", "my_train", "-m", "hydra/launcher=joblib", "word=said"],
     "submitit": ["my_train.py", "-m", "hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5", "word=said"],
@@ -183,7 +183,7 @@ def test_two_processes_start_however_the_first_was_started(way, tmp_path):
         ended = python(*given, *folders, folder=elsewhere)
     assert ended.returncode == 0, ended.stderr
     left = sorted(path.relative_to(elsewhere / "run") for path in (elsewhere / "run").rglob("rank*.txt"))
-    jobs = {"sweep": ["0", "1"]}.get(way, ["0"] if "-m" in WAYS[way][1:] else [""])
-    assert left == [Path(job, f"rank{rank}.txt") for job in jobs for rank in (0, 1)], ended.stdout
+    job = "0" if "-m" in WAYS[way][1:] else ""
+    assert left == [Path(job, f"rank{rank}.txt") for rank in (0, 1)], ended.stdout
     name = "my_train" if way == "imported" else "__main__"
     assert {(elsewhere / "run" / path).read_text() for path in left} == {f"beside said {name} False"}
