@@ -21,6 +21,13 @@ BLOCK_BYTES = 4 * 2**20
 """Bound on the memory of one block of a matrix with one row per class: a few of them stay in a CPU's cache."""
 
 
+MANY = 1024
+"""Classes beyond which products are in float32, where no simplex ETF is near: they have too many dimensions to fit."""
+
+_ROWS_TOGETHER = 512
+"""Rows whose products are summed in float32: equal numbers, which round alike, lose 1e-6 at the worst."""
+
+
 def full_precision(function: Callable[P, T]) -> Callable[P, T]:
     """The function without autocast, which would round its products to half precision."""
 
@@ -160,15 +167,28 @@ def _etf_distance_by_features(a: Tensor, b: Tensor) -> Tensor:
     k = len(a)
     # Added up one by one: all blocks' p × p matrices together would be larger than A.
     if a is b:
-        terms: Iterator[tuple[Tensor, ...]] = ((x.T @ x, x.sum(0)) for (x,) in unit_parts(a))
+        terms: Iterator[tuple[Tensor, ...]] = ((_gram(x, k), x.sum(0)) for (x,) in unit_parts(a))
         a_gram, a_sum = reduce(_added, terms)
         b_gram, b_sum, trace = a_gram, a_sum, a_gram.trace()
     else:
-        terms = ((x.T @ x, y.T @ y, x.sum(0), y.sum(0), (x * y).sum()) for x, y in unit_parts(a, b))
+        terms = ((_gram(x, k), _gram(y, k), x.sum(0), y.sum(0), (x * y).sum()) for x, y in unit_parts(a, b))
         a_gram, b_gram, a_sum, b_sum, trace = reduce(_added, terms)
     norm = (a_gram * b_gram).sum().clamp(min=0).sqrt()
     product = (trace - a_sum @ b_sum / k) / (k - 1) ** 0.5
     return (2 - 2 * product / norm).clamp(min=0).sqrt()
+
+
+def _gram(rows: Float[Tensor, "n p"], k: int) -> Float[Tensor, "p p"]:
+    """Their products with themselves, in float32 where there are many classes and no gradient is asked for.
+
+    They enter by their norm alone, in which the roundings of p² entries average out.
+    """
+    if k <= MANY or rows.requires_grad:
+        return rows.T @ rows
+    total = rows.new_zeros(rows.shape[1], rows.shape[1])
+    for part in rows.float().split(_ROWS_TOGETHER):
+        total += part.T @ part
+    return total
 
 
 def _added(a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

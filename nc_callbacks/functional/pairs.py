@@ -19,9 +19,6 @@ from nc_callbacks.statistics.precision import wide_dtype
 _NEAR = 0.01
 """Squared distance of directions below which 2 − 2 cos has lost digits."""
 
-_MANY = 1024
-"""Classes beyond which products are in float32, where no simplex ETF is near: they have too many dimensions to fit."""
-
 
 _Moments = tuple[int, Tensor, Tensor]
 
@@ -177,7 +174,7 @@ def _tiles(vectors: Tensor, traces: Tensor | None = None, nearest: Tensor | floa
     """Tiles on and above the diagonal, within `BLOCK_BYTES` each."""
     k, p = vectors.shape
     # The mean cosine cannot come near −1/(k−1) where 2p < k, so that float32 leaves the deviations their digits.
-    many = k > _MANY and 2 * p < k
+    many = k > _common.MANY and 2 * p < k
     vectors, unit = scaled(vectors, widen=not many)
     scale = _scale(vectors) if many else vectors.new_ones((), dtype=wide_dtype(vectors.device))
     products = torch.cat([(x / scale).float() for (x,) in row_parts(vectors)]) if many else vectors

@@ -9,7 +9,7 @@ from nc_callbacks.statistics.moments import ClassMoments
 from nc_callbacks.statistics.pending import most_bytes
 from nc_callbacks.statistics.products import mirror
 from nc_callbacks.statistics.states import Covariance
-from nc_callbacks.statistics.sums import moved_products, total
+from nc_callbacks.statistics.sums import moved_products, products_around_means, total
 
 _WIDE_BYTES = 32 * 2**20
 """Size of covariances up to which they are given in float64, whatever the features' precision."""
@@ -49,7 +49,7 @@ def _pooled(state: dict[str, Tensor], gap: Tensor) -> Tensor:
     """Σ_W: the products around the means, which lie `gap` before the shifts."""
     n, products = state["counts"].sum(), state["products"]
     within = products.new_empty(products.shape, dtype=_given_dtype(state, products.numel()))
-    for (rows, columns), value in moved_products(state, _all(gap), gap):
+    for (rows, columns), value in products_around_means(state, gap):
         value /= n
         mirror(value[:, : rows.stop - rows.start])
         within[rows, columns] = value

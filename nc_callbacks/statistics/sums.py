@@ -62,6 +62,19 @@ def moved_products(
             yield (rows, columns), value
 
 
+def products_around_means(state: Mapping[str, Tensor], gap: Float[Tensor, "k p"]) -> Iterator[tuple[Place, Tensor]]:
+    """The products of all rows around the class means, which lie `gap` = −S/n before the shifts: Q + g Sᵀ, for h = S/2.
+
+    One product instead of two, for it is symmetric; upper triangles, strip by strip.
+    """
+    for rows, columns in strips(len(state["products"])):
+        value = total(state, "products", (rows, columns))
+        for start in range(0, len(gap), _CLASSES):
+            some = slice(start, start + _CLASSES)
+            value.addmm_(gap[some, rows].T, total(state, "sums", (some, columns)))
+        yield (rows, columns), value
+
+
 def more_products(
     state: Mapping[str, Tensor], d: Float[Tensor, "n p"], y: Int[Tensor, " n"]
 ) -> Iterator[tuple[Place, Tensor]]:

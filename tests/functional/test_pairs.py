@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from nc_callbacks import functional as F_nc
-from nc_callbacks.functional import _common, directions, pairs
+from nc_callbacks.functional import _common, directions
 from nc_callbacks.functional.pairs import pair_metrics
 from tests import reference
 
@@ -46,7 +46,7 @@ def test_float32_products_of_many_classes_keep_their_digits(
     m[1::2] = m[::2] * (1 + apart * rng.normal(size=(k // 2, 1))) + apart * rng.normal(size=(k // 2, p))
     means, traces = torch.tensor(m * magnitude), torch.tensor(v * magnitude**2)
     plain = pair_metrics(means, traces)
-    monkeypatch.setattr(pairs, "_MANY", 10)
+    monkeypatch.setattr(_common, "MANY", 10)
     many = pair_metrics(means, traces)
     for name in ("cdnv", "equiangularity", "uniformity", "uniformity_var"):
         exact, found = getattr(plain, name), getattr(many, name)
@@ -119,3 +119,30 @@ def test_nc1_of_many_classes_however_directions_are_found(spread: float, by_gram
     assert F_nc.nc1(torch.tensor(within), torch.tensor(means)).item() == pytest.approx(
         expected, rel=1e-8 if by_gram else 1e-6
     )
+
+
+@pytest.mark.parametrize("magnitude", [1, 1e-30, 1e30])
+@pytest.mark.parametrize("rows", ["normal", "of very different sizes", "alike", "of one sign"])
+def test_float32_products_of_many_classes_keep_distances_to_the_etf(
+    monkeypatch: pytest.MonkeyPatch, rows: str, magnitude: float
+) -> None:
+    """Also where all products are the same number, and are rounded to the same side."""
+    k, p = 1_300, 12
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, k, p))
+    if rows == "of very different sizes":
+        a, b = a * np.logspace(-12, 0, k)[:, None], b * np.logspace(0, -12, k)[:, None]
+    elif rows == "alike":
+        a, b = np.full((2, k, p), 0.7) + 1e-6 * np.stack([a, b])
+    elif rows == "of one sign":
+        a, b = np.abs(a), np.abs(b)
+    one, other = torch.tensor(a * magnitude), torch.tensor(b * magnitude)
+    found = F_nc.nc2_etf(one), F_nc.nc3_etf(other, one, torch.zeros(p, dtype=torch.float64))
+    monkeypatch.setattr(_common, "MANY", k)
+    plain = F_nc.nc2_etf(one), F_nc.nc3_etf(other, one, torch.zeros(p, dtype=torch.float64))
+    etf = (np.eye(k) - 1 / k) / (k - 1) ** 0.5
+    for fast, slow, product in zip(found, plain, (a @ a.T, b @ a.T), strict=True):
+        exact = np.linalg.norm(product / np.linalg.norm(product) - etf)
+        assert slow.item() == pytest.approx(exact, rel=1e-10)
+        assert fast.item() == pytest.approx(exact, rel=1e-7)
+        assert fast.dtype == torch.float64
