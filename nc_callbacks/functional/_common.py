@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nc_callbacks.statistics.precision import wide_dtype
+from nc_callbacks.statistics.products import add_products
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -24,7 +25,7 @@ BLOCK_BYTES = 4 * 2**20
 MANY = 1024
 """Classes beyond which products are in float32, where no simplex ETF is near: they have too many dimensions to fit."""
 
-_ROWS_TOGETHER = 512
+_ROWS_TOGETHER = 1024
 """Rows whose products are summed in float32: equal numbers, which round alike, lose 1e-6 at the worst."""
 
 
@@ -173,22 +174,33 @@ def _etf_distance_by_features(a: Tensor, b: Tensor) -> Tensor:
     else:
         terms = ((_gram(x, k), _gram(y, k), x.sum(0), y.sum(0), (x * y).sum()) for x, y in unit_parts(a, b))
         a_gram, b_gram, a_sum, b_sum, trace = reduce(_added, terms)
-    norm = (a_gram * b_gram).sum().clamp(min=0).sqrt()
+    norm = _inner(a_gram, b_gram).clamp(min=0).sqrt()
     product = (trace - a_sum @ b_sum / k) / (k - 1) ** 0.5
     return (2 - 2 * product / norm).clamp(min=0).sqrt()
 
 
 def _gram(rows: Float[Tensor, "n p"], k: int) -> Float[Tensor, "p p"]:
-    """Their products with themselves, in float32 where there are many classes and no gradient is asked for.
+    """Their products with themselves, right on and above the diagonal.
 
-    They enter by their norm alone, in which the roundings of p² entries average out.
+    In float32 where there are many classes: they enter by their norm alone, in which the roundings of p² entries
+    average out.
     """
-    if k <= MANY or rows.requires_grad:
+    if rows.requires_grad:
         return rows.T @ rows
     total = rows.new_zeros(rows.shape[1], rows.shape[1])
+    if k <= MANY:
+        add_products(total, rows)
+        return total
     for part in rows.float().split(_ROWS_TOGETHER):
-        total += part.T @ part
+        products = torch.zeros_like(total, dtype=part.dtype)
+        add_products(products, part)
+        total += products
     return total
+
+
+def _inner(a: Float[Tensor, "p p"], b: Float[Tensor, "p p"]) -> Float[Tensor, ""]:
+    """Σ_ij a_ij b_ij of symmetric matrices, from their upper triangles."""
+    return 2 * (a.triu() * b.triu()).sum() - a.diagonal() @ b.diagonal()
 
 
 def _added(a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

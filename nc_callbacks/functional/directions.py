@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import reduce
 
 import torch
 from jaxtyping import Float
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from nc_callbacks.functional._common import product, row_parts
 from nc_callbacks.functional.rounding import STEPS, Rounding, arithmetic, deviations
+from nc_callbacks.statistics.products import add_products, mirror
 
 DIGITS = 3
 """Digits of NC1 below which a warning is given."""
@@ -140,7 +140,10 @@ def _digits(kept: Tensor, singular: Tensor, spread: Tensor, within: Tensor, roun
 
 def _by_gram(matrix: Float[Tensor, "k p"]) -> tuple[Float[Tensor, " p"], Float[Tensor, "p p"]] | None:
     """Singular values and right singular vectors from MᵀM, where its squares cost no digits that count; else None."""
-    gram = reduce(torch.add, (rows.T @ rows for (rows,) in row_parts(matrix)))
+    gram = matrix.new_zeros(matrix.shape[1], matrix.shape[1])
+    for (rows,) in row_parts(matrix):
+        add_products(gram, rows)
+    gram = mirror(gram)
     values, vectors = torch.linalg.eigh(gram)
     if not values[0] > _LEAST_SQUARE * values[-1]:
         return None
