@@ -26,6 +26,7 @@ from nc_callbacks.callbacks.hooks import SessionHooks
 from nc_callbacks.callbacks.measurement import Measurement, keyed, measured, to_keep
 from nc_callbacks.callbacks.results import Record
 from nc_callbacks.callbacks.schedule import Schedule
+from nc_callbacks.data.naming import name_of_data
 from nc_callbacks.engine.logged import log_numbers
 from nc_callbacks.engine.observation import Observation, Observations
 from nc_callbacks.engine.request import Needs, Source, parse_bytes
@@ -256,8 +257,11 @@ class CollapseCallback(SessionHooks):
         folder = Path(trainer.default_root_dir, "figures") if self.figures is True else Path(str(self.figures))
         folder = folder if self.prefix == "nc" else folder / self.prefix
         try:
+            from nc_callbacks.figures.titles import of_data
+
             folder.mkdir(parents=True, exist_ok=True)
-            self.draw(folder)
+            with of_data(name_of_data(trainer.datamodule, trainer.train_dataloader)):  # type: ignore[attr-defined]
+                self.draw(folder)
         except Exception as error:
             rank_zero_warn(f"{type(self).__name__} could not draw its figures in {folder}: {error!r}.")
 

@@ -72,7 +72,7 @@ class ImageData(LightningDataModule):
         super().__init__()
         if name not in IMAGE_SETS:
             raise ValueError(f"name must be one of {', '.join(IMAGE_SETS)}, got {name!r}.")
-        self.image_set = name
+        self.name = self.image_set = name
         self.root = Path(root)
         self.batch_size = batch_size
         self.num_workers = num_workers

@@ -71,6 +71,7 @@ class ImageFolderData(LightningDataModule):
         self.val_share = val_share
         self.memory = memory
         self.image_set = name
+        self.name = self.root.resolve().name if name == "image_folder" else name
         self.train_set: Dataset | None = None
         self.val_set: Dataset | None = None
 

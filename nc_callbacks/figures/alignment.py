@@ -40,8 +40,10 @@ def near_optimality_figure(
             values = np.asarray(latest[str(key)])
             size = 5 if len(values) <= 100 else 2
             mean = float(np.mean(finite)) if len(finite := values[np.isfinite(values)]) else math.nan
-            axes.plot(values, marker, color=line["color"], ms=size, label=f"{label}, mean {short(mean)}")
+            axes.plot(values, marker, color=line["color"], ms=size)
             axes.axhline(mean, color=line["color"], ls=line["linestyle"], lw=1)
+            # In the legend the points and the line at their mean are one.
+            axes.plot([], [], marker=marker, ms=size, lw=1, label=f"{label}, mean {short(mean)}", **line)
         label_axes(axes, f"{METRICS[name].panel}, {key.data}", METRICS[name].unit, horizontal="class")
         add_legend(axes)
     return figure

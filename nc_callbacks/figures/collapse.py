@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nc_callbacks.figures.depth import makers_of_depth
 from nc_callbacks.figures.each import makers_of_matrices, makers_of_numbers, plot_pairs
+from nc_callbacks.figures.sizes import classes_of
 from nc_callbacks.figures.style import Record, add_legend, keys_of, named, plot_metric, save_all
 from nc_callbacks.metrics import METRICS, LogKey
 
@@ -28,15 +29,16 @@ OF_LAYERS = ("nc1", "nc2_equiangularity_signed", "nc2_equinorm", "ncc_accuracy")
 """Panels of the figure of several layers."""
 
 
-def plot_cosines(axes: Axes, cosines: Tensor, where: str = "") -> None:
+def plot_cosines(axes: Axes, cosines: Tensor, where: str = "", digits: bool = True) -> None:
     """Heat map of the cosines between centred class means, with numbers up to twelve classes.
 
     Args:
         axes: Where to draw.
         cosines: (k, k), in [−1, 1].
         where: Of what, for the title.
+        digits: Whether numbers may stand in the cells.
     """
-    plot_pairs(axes, cosines, METRICS["class_mean_cosines"], where)
+    plot_pairs(axes, cosines, METRICS["class_mean_cosines"], where, digits=digits)
 
 
 def collapse_figure(
@@ -57,7 +59,8 @@ def collapse_figure(
     if cosines is None:
         grid.flat[-1].set_axis_off()
     else:
-        plot_cosines(grid.flat[-1], cosines)
+        # A third of the figure has no room for them.
+        plot_cosines(grid.flat[-1], cosines, digits=False)
     return figure
 
 
@@ -94,7 +97,10 @@ def save_collapse_figures(
     Returns:
         The files written.
     """
-    figures = {**makers_of_numbers(history, prefix), **makers_of_matrices(latest, prefix)}
+    figures = {
+        **makers_of_numbers(history, prefix, classes_of(latest, "train", prefix)),
+        **makers_of_matrices(latest, prefix),
+    }
     layers = [key.where for key in keys_of([latest], "nc1", prefix) if key.split == "train"]
     if len(layers) > 1:
         figures["layers"] = partial(layers_figure, history, layers, prefix)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -29,19 +30,29 @@ from nc_callbacks.metrics import LogKey, Metric, metric_of, short
 
 PAIRS = "class × class"
 
+NUMBERED = 12
+"""Classes up to which a matrix has its numbers in its cells."""
+
 
 def number_figures(history: Sequence[Record], prefix: str = "nc") -> dict[str, Figure]:
     """Each number over epochs, one line per split, layer and loader, by its name."""
     return {name: make() for name, make in makers_of_numbers(history, prefix).items()}
 
 
-def makers_of_numbers(history: Sequence[Record], prefix: str = "nc") -> Makers:
+def makers_of_numbers(history: Sequence[Record], prefix: str = "nc", num_classes: int | None = None) -> Makers:
     """What makes each of `number_figures`."""
-    return {name: partial(number_figure, history, keys) for name, keys in numbers(history, prefix).items()}
+    found = numbers(history, prefix)
+    return {name: partial(number_figure, history, keys, num_classes) for name, keys in found.items()}
 
 
 def number_figure(history: Sequence[Record], keys: Sequence[LogKey], num_classes: int | None = None) -> Figure:
-    """One number over epochs, a line a log key, and its value at collapse where the axis has a place for it."""
+    """One number over epochs, a line a log key, and its value at collapse where the axis has a place for it.
+
+    Args:
+        history: A callback's history.
+        keys: Log keys.
+        num_classes: k, for values at collapse that depend on it.
+    """
     metric = metric_of(keys[0].name)
     figure = Figure(figsize=(5.2, 3.4), layout="constrained")
     where = f", {keys[0].title}" if len(keys) == 1 else ""
@@ -50,7 +61,10 @@ def number_figure(history: Sequence[Record], keys: Sequence[LogKey], num_classes
     known = num_classes is not None or not callable(metric.ideal)
     ideal = metric.value_at_collapse(num_classes or 0, num_classes or 0) if known else None
     if ideal is not None and axes.get_yscale() == "linear":
+        low, high = axes.get_ylim()
         at_collapse(axes, ideal, f"at collapse: {short(ideal)}")
+        margin = 0.04 * (max(high, ideal) - min(low, ideal))
+        axes.set_ylim(min(low, ideal - margin), max(high, ideal + margin))
         add_legend(axes)
     return figure
 
@@ -104,27 +118,38 @@ def plot_pairs(
     """
     values = np.asarray(matrix)
     k = len(values)
-    largest = metric.range[1] if np.isfinite(metric.range[1]) else np.nanmax(np.abs(values), initial=1e-12)
-    image = axes.imshow(values, cmap=diverging(), vmin=-largest, vmax=largest)
+    largest = _span(values, metric)
+    # Many classes are averaged where a pixel has several, as values and not as colours.
+    image = axes.imshow(values, cmap=diverging(), vmin=-largest, vmax=largest, interpolation_stage="data")
     ideal = metric.value_at_collapse(k, 0)
-    at_collapse = "" if ideal is None else f", at collapse {short(ideal)} off the diagonal"
-    axes.set_title(f"{metric.title}{at_collapse}" + (f"\n{where}" if where else ""), fontsize=10)
+    said = "" if ideal is None else f"\nat collapse {short(ideal)} off the diagonal"
+    axes.set_title(metric.title + (f", {where}" if where else "") + said, fontsize=10)
     absent = [str(c) for c in np.flatnonzero(~np.isfinite(values).any(1))]
     of_absent = f" (grey: no samples of {', '.join(absent[:5])}{', …' if len(absent) > 5 else ''})" if absent else ""
     axes.set_xlabel(f"class{of_absent}")
     axes.set_ylabel("class")
-    if k <= 12:
+    if k <= NUMBERED:
         axes.set_xticks(range(k))
         axes.set_yticks(range(k))
         for (row, column), value in np.ndenumerate(values if digits else np.empty((0, 0))):
             if not np.isfinite(value):
                 continue
             colour = "white" if abs(value) > 0.6 * largest else "black"
-            axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=6, color=colour)
+            text = f"{value:.2f}".replace("-0.00", "0.00").replace("-", "−")
+            axes.text(column, row, text, ha="center", va="center", fontsize=6, color=colour)
+    beyond: Literal["both", "neither"] = "both" if np.nanmax(np.abs(values), initial=0) > largest else "neither"
     if bar is None:
-        axes.figure.colorbar(image, ax=axes, shrink=0.8, label=metric.unit)
+        axes.figure.colorbar(image, ax=axes, shrink=0.8, label=metric.unit, extend=beyond)
     else:
-        axes.figure.colorbar(image, cax=bar, orientation="horizontal", label=metric.unit)
+        axes.figure.colorbar(image, cax=bar, orientation="horizontal", label=metric.unit, extend=beyond)
+
+
+def _span(values: np.ndarray, metric: Metric) -> float:
+    """What the colours span: the metric's range, or of many classes 99 % of what is off the diagonal."""
+    off = values[~np.eye(len(values), dtype=bool) & np.isfinite(values)]
+    if len(values) > NUMBERED and len(off):
+        return max(1e-6, *np.abs(np.quantile(off, (0.005, 0.995))).tolist())
+    return float(metric.range[1] if np.isfinite(metric.range[1]) else np.nanmax(np.abs(values), initial=1e-12))
 
 
 def save_metric_figures(

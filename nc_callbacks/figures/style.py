@@ -20,7 +20,8 @@ from matplotlib.transforms import ScaledTranslation
 from torch import Tensor
 
 from nc_callbacks.figures.bands import Band, Record, band_of
-from nc_callbacks.figures.ticks import logarithmic
+from nc_callbacks.figures.ticks import logarithmic, plain
+from nc_callbacks.figures.titles import name_data
 from nc_callbacks.metrics import BAND, LogKey, is_rounding, metric_of
 
 Makers = dict[str, Callable[[], Figure]]
@@ -156,20 +157,35 @@ def at_collapse(axes: Axes, value: float, label: str = "at collapse", vertical: 
     draw(value, color="0.35", lw=1.1, ls=":", label=label)
 
 
-def add_legend(axes: Axes, columns: int = 2) -> None:
-    """A legend below the axes, where it lies over no data."""
+def add_legend(axes: Axes, columns: int = 3) -> None:
+    """A legend below the axes, where it lies over no data, in as many columns as have room, and at most these."""
     below = axes.transAxes + ScaledTranslation(0, -0.45, axes.figure.dpi_scale_trans)
     axes.legend(
         loc="upper left",
         bbox_to_anchor=(0, 0),
         bbox_transform=below,
-        ncols=columns,
+        ncols=_columns(axes, columns),
         frameon=False,
         fontsize=7.5,
         borderaxespad=0,
         columnspacing=1.2,
         handlelength=2.4,
     )
+
+
+def _columns(axes: Axes, most: int) -> int:
+    """Columns of a legend that are no wider than the axes: one that is would be cut, or push the panels apart."""
+    figure, place = axes.figure, axes.get_subplotspec()
+    width = figure.bbox.width / figure.dpi
+    inches = width * axes.get_position().width
+    if place is not None and figure.get_layout_engine() is not None:
+        inches = width / place.get_gridspec().ncols - 0.9
+    lengths = [len(label) for label in axes.get_legend_handles_labels()[1]]
+    for columns in range(min(most, len(lengths)), 1, -1):
+        # A line before the text, and the mean width of a letter.
+        if sum(0.45 + 0.06 * max(part) for part in np.array_split(lengths, columns)) <= inches:
+            return columns
+    return 1
 
 
 def diverging() -> Colormap:
@@ -183,6 +199,8 @@ def label_axes(axes: Axes, title: str, unit: str, horizontal: str = "epoch") -> 
     axes.set_xlabel(horizontal)
     axes.set_ylabel(unit)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    if axes.get_yscale() == "linear":
+        plain(axes)
     axes.grid(True, color="0.9", lw=0.6)
     axes.spines[["top", "right"]].set_visible(False)
 
@@ -226,6 +244,7 @@ def save_all(
         try:
             with _without_collection():
                 made = figure if isinstance(figure, Figure) else figure()
+                name_data(made)
                 for kind in formats:
                     path = folder / f"{name.replace('/', '_')}.{kind}"
                     made.savefig(path, dpi=DPI, **_SETTINGS.get(kind, {}))

@@ -8,12 +8,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from nc_callbacks.figures.each import plot_pairs
+from nc_callbacks.figures.sizes import classes_of, features_of
 from nc_callbacks.figures.style import LINES, Record, add_legend, at_collapse, label_axes, plot_metric, save_all, series
 from nc_callbacks.metrics import METRICS, LogKey
 
@@ -55,10 +55,10 @@ def summary_figure(looks: Iterable[Looks], prefix: str = "nc") -> Figure:
     # As few places left empty as there can be.
     columns = max(1, math.ceil(count / rows))
     figure, grid = _grid(rows, columns)
-    k = _number_of_classes(latest, split, prefix)
+    k = classes_of(latest, split, prefix)
     free = _first_without_error(history, split, prefix)
     for axes, (title, keys) in zip(grid, panels, strict=False):
-        _plot(axes, history, title, keys, k, free)
+        _plot(axes, history, title, keys, (k, features_of(latest, split, prefix) or k), free)
     if cosines is not None:
         heat = grid[len(panels)]
         place = heat.get_position()
@@ -125,7 +125,12 @@ def _keys(history: Sequence[Record], names: Sequence[str], split: str, prefix: s
 
 
 def _plot(
-    axes: Axes, history: Sequence[Record], title: str, keys: Sequence[LogKey], k: int | None, free: int | None
+    axes: Axes,
+    history: Sequence[Record],
+    title: str,
+    keys: Sequence[LogKey],
+    sizes: tuple[int | None, int | None],
+    free: int | None,
 ) -> None:
     metrics = [METRICS[key.name] for key in keys]
     names = list(dict.fromkeys(key.name for key in keys))
@@ -140,7 +145,8 @@ def _plot(
         first = key.split == keys[0].split
         line.set(alpha=1 if first else 0.45, linewidth=1.8 if first else 1.1)
         line.set_label(METRICS[key.name].label if first else "_")
-    if k is not None and (ideal := metrics[0].value_at_collapse(k, k)) is not None:
+    k, p = sizes
+    if k is not None and p is not None and (ideal := metrics[0].value_at_collapse(k, p)) is not None:
         low, high = axes.get_ylim()
         # A logarithmic axis has no place for 0, and one far below what was measured would hide the curves.
         if axes.get_yscale() == "linear":
@@ -155,19 +161,7 @@ def _plot(
     if (legend := axes.get_legend()) is not None:
         legend.remove()
     if len(names) > 1:
-        # Wider than its axes, a legend would push the panels apart.
-        wide = sum(len(METRICS[name].label) for name in names) > 26
-        add_legend(axes, columns=1 if wide else 2)
-
-
-def _number_of_classes(latest: Record, split: str, prefix: str) -> int | None:
-    for name in ("class_mean_cosines", "counts", "wm_cosine_per_class", "mu1_per_class"):
-        if (found := latest.get(str(LogKey(name, split, prefix=prefix)))) is not None:
-            values = np.asarray(found)
-            of_class = values if values.ndim == 1 else np.where(np.isfinite(values).any(1), 1.0, np.nan)
-            present = of_class > 0 if name == "counts" else np.isfinite(of_class)
-            return int(present.sum()) if present.sum() > 1 else None
-    return None
+        add_legend(axes)
 
 
 def _first_without_error(history: Sequence[Record], split: str, prefix: str) -> int | None:

@@ -1,4 +1,4 @@
-"""Logarithmic axes whose ticks are plain numbers."""
+"""Axes whose ticks have the one format of numbers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, ScalarFormatter
 
 from nc_callbacks.metrics import short
 
@@ -19,6 +19,25 @@ def logarithmic(axes: Axes, which: Literal["x", "y"] = "y") -> None:
     axis.set_major_locator(_LogTicks())
     axis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
     axis.set_minor_locator(NullLocator())
+
+
+def plain(axes: Axes) -> None:
+    """Write each tick of a linear vertical axis whole, such as 2 · 10⁻⁴, with no power of ten for all in a corner."""
+    axes.yaxis.set_major_formatter(_WholeNumbers())
+
+
+class _WholeNumbers(ScalarFormatter):
+    """Matplotlib's own labels, but on axes that it would give a common factor or offset."""
+
+    def __init__(self) -> None:
+        super().__init__(useOffset=False)
+        self.set_scientific(False)
+
+    def format_ticks(self, values: Any) -> list[str]:
+        largest = np.abs(values).max(initial=0)
+        if largest == 0 or 1e-3 <= largest < 1e5:
+            return super().format_ticks(values)
+        return [short(value, 6) for value in values]
 
 
 class _LogTicks(LogLocator):

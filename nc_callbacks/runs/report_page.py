@@ -14,6 +14,7 @@ from nc_callbacks.callbacks.arguments import Epochs
 from nc_callbacks.callbacks.base import CollapseCallback
 from nc_callbacks.callbacks.look_recorder import LookRecorder
 from nc_callbacks.callbacks.schedule import Schedule
+from nc_callbacks.data.naming import name_of_data
 from nc_callbacks.engine.trainer import is_a, tqdm_bar
 from nc_callbacks.runs.artefacts import leave_page, show_pictures
 from nc_callbacks.runs.curves import CurveLogger
@@ -117,11 +118,13 @@ class ReportPage(LookRecorder):
         if not looked:
             return
         from nc_callbacks.figures.summary import save_summary_figures
+        from nc_callbacks.figures.titles import of_data
 
         folder = self.folder / "figures"
         folder.mkdir(parents=True, exist_ok=True)
         looks = [(callback.history, callback.latest, callback.prefix) for callback in looked]
-        pictures = {path.stem: path for path in save_summary_figures(looks, folder)}
+        with of_data(_data_of(trainer)):
+            pictures = {path.stem: path for path in save_summary_figures(looks, folder)}
         show_pictures(trainer.loggers, pictures, trainer.current_epoch, trainer.global_step)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -183,6 +186,7 @@ class ReportPage(LookRecorder):
             return
         from nc_callbacks.figures.style import announce
         from nc_callbacks.figures.summary import save_summary_figures
+        from nc_callbacks.figures.titles import of_data
 
         folder = self.folder / "figures"
         folder.mkdir(exist_ok=True)
@@ -195,9 +199,10 @@ class ReportPage(LookRecorder):
         with tqdm_bar(total=len(drawn), desc="Figures", leave=False, disable=not shows, dynamic_ncols=True) as ticks:
             token = announce.set(ticks.set_postfix_str)
             try:
-                for draw in drawn:
-                    draw()
-                    ticks.update()
+                with of_data(_data_of(trainer)):
+                    for draw in drawn:
+                        draw()
+                        ticks.update()
             finally:
                 announce.reset(token)
 
@@ -217,6 +222,10 @@ class ReportPage(LookRecorder):
             rank_zero_warn(f"ReportPage could not {words} ({self.folder}): {error!r}.")
             return False
         return True
+
+
+def _data_of(trainer: Trainer) -> str:
+    return name_of_data(trainer.datamodule, trainer.train_dataloader)  # type: ignore[attr-defined]
 
 
 def _callbacks(trainer: Trainer) -> list[CollapseCallback]:
