@@ -12,6 +12,9 @@ from collections.abc import Iterator
 
 from speed.measure import Options, Row, scaled
 
+USUAL = 3.0
+"""Seconds that those packages take on a machine that does nothing else."""
+
 TIMES = """
 import time
 start = time.process_time()
@@ -26,7 +29,9 @@ def rows(options: Options) -> Iterator[Row]:
     # The first time compiles.
     times = [_times() for _ in range(2 if options.quick else 4)][1:]
     others, own = (min(column) for column in zip(*times, strict=True))
-    detail = f"torch, Lightning, torchmetrics and jaxtyping: {scaled(others)}"
+    detail = f"{scaled(others)} for torch, Lightning, torchmetrics and jaxtyping"
+    if others > USUAL:
+        detail += f"; {scaled(own * USUAL / others)} where these take {scaled(USUAL)}"
     yield Row("import of the four callbacks", "beyond what they import", own * 1e3, "ms", 100, detail)
 
 

@@ -6,14 +6,13 @@
 from __future__ import annotations
 
 import io
-import sys
 from collections.abc import Iterator
+from typing import Any
 
 import lightning as L
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from nc_callbacks.experiments.module import ImageClassifier
 from speed.fits import Clock, Idle, all_four, fit
 from speed.measure import Options, Row, in_fresh_process, status_kib
 
@@ -29,13 +28,15 @@ def rows(options: Options) -> Iterator[Row]:
     what = "1,000 looks, k = 100, p = 128, all four, both splits"
     yield Row("checkpoint: the callbacks' part", what, sizes[0], "MiB", 2, f"{sizes[1]:.3g} MiB after 2,000")
     looks = 60 if options.quick else LOOKS
-    growth, kept = in_fresh_process(growth_and_history, looks, options)
     what = f"look {looks} against look {SETTLED}, k = 10, p = 64, all four, both splits"
-    detail = f"the history of these looks takes {kept:.3g} MiB"
-    yield Row("memory of the process beyond the history", what, growth - kept, "MiB", 1, detail)
+    growth = in_fresh_process(growth_of_process, looks, True, options)
+    yield Row("memory of the process, history left out", what, growth, "MiB", 1)
+    growth = in_fresh_process(growth_of_process, looks, False, options)
+    a_look = f"{1024 * growth / (looks - SETTLED):.3g} KiB a look"
+    yield Row("the same, history kept", what, growth, "MiB", None, a_look)
 
 
-def _fit(k: int, epochs: int, options: Options, after: Clock) -> list[L.Callback]:
+def _fit(k: int, epochs: int, options: Options, callbacks: list[L.Callback]) -> None:
     generator = torch.Generator().manual_seed(0)
     p = 128 if k > 64 else 64
     images, targets = torch.randn(4 * k, 1, 8, 8, generator=generator), torch.arange(4 * k) % k
@@ -46,16 +47,14 @@ def _fit(k: int, epochs: int, options: Options, after: Clock) -> list[L.Callback
         optimizer=torch.optim.SGD,
         scheduler=lambda optimizer: torch.optim.lr_scheduler.MultiStepLR(optimizer, []),
     )
-    assert isinstance(model, ImageClassifier)
     loaders = [DataLoader(TensorDataset(images, targets), 64) for _ in range(2)]
-    callbacks = all_four(splits=("train", "val"))
-    fit(model, loaders[0], [*callbacks, after], epochs, options, val_loader=loaders[1])
-    return callbacks
+    fit(model, loaders[0], callbacks, epochs, options, val_loader=loaders[1])
 
 
 def checkpoint_size(looks: int, options: Options) -> int:
     """Bytes of the states of all four callbacks, of two looks that are repeated as if training had gone on."""
-    callbacks = _fit(100, 2, options, Clock())
+    callbacks: list[Any] = all_four(splits=("train", "val"))
+    _fit(100, 2, options, callbacks)
     states = {}
     for callback in callbacks:
         found = callback.history
@@ -66,21 +65,15 @@ def checkpoint_size(looks: int, options: Options) -> int:
     return len(buffer.getbuffer())
 
 
-def growth_and_history(looks: int, options: Options) -> tuple[float, float]:
-    """MiB by which the process grows between two looks, and what the history between them takes of it."""
+def growth_of_process(looks: int, clear: bool, options: Options) -> float:
+    """MiB by which the process grows from the tenth look on; `clear` empties the history after each."""
     held: list[int] = []
 
     def note(trainer: L.Trainer, model: L.LightningModule) -> None:
         held.append(status_kib("VmRSS"))
+        for callback in callbacks if clear else ():
+            callback.history.clear()
 
-    callbacks = _fit(10, looks, options, Clock(on_train_epoch_end=note))
-    kept = sum(in_memory(record) for callback in callbacks for record in callback.history[SETTLED:])
-    return (held[-1] - held[SETTLED - 1]) / 2**10, kept / 2**20
-
-
-def in_memory(record: dict[str, object]) -> int:
-    """Bytes of one look of a history: the dict, its numbers and its tensors."""
-    values = sum(
-        sys.getsizeof(value) + (value.nbytes if isinstance(value, torch.Tensor) else 0) for value in record.values()
-    )
-    return sys.getsizeof(record) + values
+    callbacks: list[Any] = all_four(splits=("train", "val"))
+    _fit(10, looks, options, [*callbacks, Clock(on_train_epoch_end=note)])
+    return (held[-1] - held[SETTLED - 1]) / 2**10
