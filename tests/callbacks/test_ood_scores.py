@@ -13,6 +13,11 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import nc_callbacks.functional as F_nc
 from nc_callbacks import NeuralCollapse
+from nc_callbacks.distributed import Ranks
+from nc_callbacks.engine.buffer import Samples
+from nc_callbacks.engine.decisions import Decisions
+from nc_callbacks.engine.outside import Scorer
+from nc_callbacks.engine.request import LayerNeeds, Needs
 from nc_callbacks.statistics import ClassStatistics
 from tests.callbacks.common import Classifier, K, loader, samples, trainer
 from tests.functional.test_outside import by_pairs
@@ -136,3 +141,24 @@ def test_digits_against_fashion_mnist():
     found = {name: callback.latest[f"nc/train/ood_auroc_{name}"] for name in SCORES}
     assert min(found.values()) > 0.7, found
     assert found["nearest_mean"] > 0.8
+
+
+def test_samples_that_do_not_count_have_no_score_and_no_share():
+    """As on a device, where they are not taken out but marked."""
+    model = still().eval()
+    x, y = samples(0)
+    with torch.no_grad():
+        h = model.body(x)
+        f = model.head(h)
+    statistics = ClassStatistics(K)
+    statistics.update(h, y)
+    moments, counted = statistics.compute(), torch.arange(len(y)) % 3 > 0
+    needs = Needs(head=LayerNeeds(nearest_mean=True), mismatch=True, centred_means=True, ood_scores=True)
+    scorer = Scorer.of(moments, model.head.weight.detach(), False)
+    marked, taken = (Decisions("head", needs, {"head": moments}, Ranks.of_world(), scorer) for _ in range(2))
+    marked.update(Samples({"head": h}, f, y, counted))
+    taken.update(Samples({"head": h[counted]}, f[counted], y[counted]))
+    assert marked.shares() == taken.shares()
+    assert 0 < marked.shares()["nearest head"] < 1
+    for name in scorer.names:
+        assert torch.equal(torch.cat(marked.within[name]), torch.cat(taken.within[name])), name

@@ -62,6 +62,15 @@ def test_checkpoints_hold_the_history(tmp_path):
     other = NeuralCollapse()
     other.load_state_dict(state)
     assert [record["epoch"] for record in other.history] == [0, 1, 2]
+    assert other.latest.keys() == other.history[-1].keys() > {"epoch", "step", "nc/train/nc1"}
+    assert other.latest["nc/train/nc1"] == callback.latest["nc/train/nc1"]
+    # The last look is one of those that a repeated fit makes again; what is before it stays.
+    other.forget_from(3)
+    assert other.latest["epoch"] == 2
+    other.forget_from(2)
+    assert other.latest == {}
+    assert [record["epoch"] for record in other.history] == [0, 1]
+    other.load_state_dict(state)
     for key, value in callback.history[-1].items():
         assert torch.equal(torch.as_tensor(other.history[-1][key]), torch.as_tensor(value)), key
     # Checkpoints of earlier versions hold the list itself.
