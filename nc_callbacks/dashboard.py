@@ -1,7 +1,8 @@
 """A W&B workspace for runs of the callbacks: `python -m nc_callbacks.dashboard --entity TEAM --project PROJECT`.
 
 The page's sections: NC1, NC2, NC3, NC4, W–M̄, SQI and Spectrum with a panel for each group of metrics over epochs,
-Training, Classes (figures and per-class tables), and one that compares the runs of a sweep. ``--dry-run`` prints the
+Depth with ``--layers`` (last values layer by layer), Training, Classes (figures and per-class tables), and one that
+compares the runs of a sweep. ``--dry-run`` prints the
 workspace as JSON and needs neither network nor account.
 """
 
@@ -13,7 +14,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from nc_callbacks.metrics import LogKey, Panel, sections
+from nc_callbacks.metrics import METRICS, LogKey, Panel, sections
+from nc_callbacks.metrics.depth import OF_DEPTH
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
@@ -75,6 +77,17 @@ def workspace(
     for section in sections():
         panels = [lines(panel, layer) for layer in ("", *layers) for panel in section.panels]
         shown.append(ws.Section(name=section.title, panels=[panel for panel in panels if panel], is_open=True))
+    if len(layers) > 1:
+        deep = [
+            wr.BarPlot(title=f"{METRICS[name].title}, {split}, layer by layer", metrics=over_depth)
+            for name in OF_DEPTH
+            for split in splits
+            if (over_depth := _over_depth(name, split, layers, prefix, on_demand))
+        ]
+        drawn = [
+            wr.MediaBrowser(title=f"Over depth, {split}", media_keys=[f"figures/depth_{split}"]) for split in splits
+        ]
+        shown.append(ws.Section(name="Depth", panels=[*deep, *drawn], is_open=True))
     if training:
         panels = [wr.LinePlot(title=name, x="epoch", y=[f"{split}/{name}" for split in splits]) for name in training]
         shown.append(ws.Section(name="Training", panels=panels, is_open=True))
@@ -97,6 +110,14 @@ def workspace(
     return ws.Workspace(entity=entity, project=project, name=name, sections=shown, settings=settings)
 
 
+def _over_depth(name: str, split: str, layers: Sequence[str], prefix: str, on_demand: bool) -> list[Any]:
+    """Log keys of a metric at each layer, the classifier's input last, as far as it is logged."""
+    metric = METRICS[name]
+    if (metric.on_demand and not on_demand) or not metric.is_logged(split, at_layer=True):
+        return []
+    return [str(LogKey(name, split, layer, prefix=prefix)) for layer in (*layers, "")]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Save the workspace, or print it.
 
@@ -109,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--name", default="Neural collapse", help="what the workspace is called")
     parser.add_argument("--prefix", default="nc", help="first part of the log keys")
     parser.add_argument("--splits", nargs="+", default=["train", "val"], help="splits that are logged")
-    parser.add_argument("--layers", nargs="+", default=[], help="further layers that are logged")
+    parser.add_argument("--layers", nargs="+", default=[], help="further layers that are logged, in order")
     parser.add_argument(
         "--parameters", nargs="+", default=["data.name", "model.activation", "seed"], help="what a sweep varies"
     )

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from nc_callbacks import dashboard
+from nc_callbacks.metrics.depth import OF_DEPTH
 from tests.metrics.test_registry import logged
 from tests.processes import python
 
@@ -30,7 +31,7 @@ def sections(spec):
 
 
 def keys(spec):
-    found = [section for section in sections(spec) if section["name"] not in ("Training", "Classes", "Sweep")]
+    found = [section for section in sections(spec) if section["name"] not in ("Depth", "Training", "Classes", "Sweep")]
     return [key for section in found for panel in section["panels"] for key in panel["config"]["metrics"]]
 
 
@@ -66,6 +67,18 @@ def test_sections_in_order(printed):
     ]
     shown = [panel["config"]["mediaKeys"] for panel in classes["panels"]]
     assert shown == [["figures/summary"], ["nc/train/per_class"], ["nc/val/per_class"]]
+
+
+def test_depth_has_each_metric_layer_by_layer(printed):
+    spec = printed(*ON_DEMAND, "--splits", "train")
+    (depth,) = [section for section in sections(spec) if section["name"] == "Depth"]
+    *bars, pictures = depth["panels"]
+    found = [panel["config"]["metrics"] for panel in bars]
+    assert [keys[-1].rsplit("/", 1)[1] for keys in found] == list(OF_DEPTH)
+    assert found[0] == ["nc/train/body.0/nc1", "nc/train/body.4/nc1", "nc/train/nc1"]
+    assert {key for keys in found for key in keys} <= logged(layers=["body.0", "body.4"], on_demand=True)
+    assert pictures["config"]["mediaKeys"] == ["figures/depth_train"]
+    assert "Depth" not in [section["name"] for section in sections(printed("--layers", "body.4"))]
 
 
 def test_a_module_that_logs_nothing_has_no_section_for_it(printed):

@@ -89,7 +89,8 @@ def digest(metrics: Mapping[str, float | None], first: Mapping[str, float]) -> T
     if not rows:
         return None
     columns = list(dict.fromkeys(("train", *(data for cells in rows.values() for data in cells))))
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    # Narrow, so that two splits fit into the 80 columns of a terminal.
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     for title in ("", "metric", *columns, "at collapse"):
         # A number is never cut; a name is not broken.
         whole = title == "metric"

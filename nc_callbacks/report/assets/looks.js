@@ -130,7 +130,7 @@ function spectrum(name, unit, log) {
   const found = lines.map(({ looks }) => looks);
   const all = found.flatMap((looks) => looks.epochs.flatMap((_, row) => transform(entries(looks, row)))).filter((value) => value > 0);
   const logRange = (values) => [values.reduce((a, b) => Math.min(a, b)), values.reduce((a, b) => Math.max(a, b))].map((end, i) => Math.log10(end) + (i ? 0.08 : -0.08));
-  const directions = [1, found.reduce((largest, { shape }) => Math.max(largest, shape[0]), 2)];
+  const directions = [1, found.reduce((largest, { shape }) => Math.max(largest, shape[0]), Math.max(2, (shown.run.numClasses ?? 0) - 1))];
   return {
     traces: drawn,
     layout: {
