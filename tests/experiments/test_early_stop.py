@@ -12,8 +12,8 @@ SMALL = (
     "model=mlp",
     "model.activation=relu",
     "trainer=cpu",
-    "trainer.max_epochs=60",
-    "scheduler.milestones=[30,45]",
+    "trainer.max_epochs=40",
+    "scheduler.milestones=[20,30]",
     "figures=none",
 )
 
@@ -25,7 +25,7 @@ def curve(folder, key):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, 1])
 def test_training_stops_where_nc1_stops_falling(seed, tmp_path):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     train(composed(*SMALL, f"seed={seed}", "callbacks.early_stopping.patience=1000"), whole)
@@ -34,7 +34,7 @@ def test_training_stops_where_nc1_stops_falling(seed, tmp_path):
     epochs = len(curve(stopped, "nc/train/nc1"))
     there, end = accuracy[epochs - 1], accuracy[-1]
     print(f"seed {seed}: {epochs} of {len(nc1)} epochs, accuracy {there:.4f}, at the end {end:.4f}")
-    assert len(nc1) == 60
+    assert len(nc1) == 40
     # The rule by hand: the first five looks in a row that are not below the best by more than 0.01.
     best, waited, expected = float("inf"), 0, len(nc1)
     for epoch, value in enumerate(nc1, start=1):
