@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from nc_callbacks import ClassStatistics
 from nc_callbacks.statistics import two_parts
+from nc_callbacks.statistics.seen import AllSeen
 
 VIEWS = ("slice", "view", "detach", "t", "narrow", "split", "select", "empty", "empty_like", "new_empty")
 
@@ -120,3 +121,26 @@ def test_the_end_of_a_block_keeps_all_digits_in_strips_of_any_size(strip: int, m
     two_parts.end_block(block, earlier)
     assert torch.equal(earlier, both.float())
     torch.testing.assert_close(earlier.double() + block.double(), both, rtol=2**-46, atol=0)
+
+
+class Arrival:
+    """An event that comes when it is told to."""
+
+    def __init__(self) -> None:
+        self.has_come = False
+
+    def query(self) -> bool:
+        return self.has_come
+
+
+@pytest.mark.parametrize("all_seen", [True, False])
+def test_the_answer_counts_when_it_has_come(all_seen: bool) -> None:
+    seen, arrival = AllSeen(), Arrival()
+    seen._answer, seen._arrived = torch.tensor(all_seen), arrival  # type: ignore[assignment]
+    assert not seen.is_known()
+    arrival.has_come = True
+    assert seen.is_known() is all_seen
+    # Where it was no, it can be asked again; a CPU is asked nothing.
+    assert seen._answer is None
+    seen.ask(torch.tensor([1, 1]))
+    assert seen.is_known() is all_seen
