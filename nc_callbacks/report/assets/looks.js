@@ -90,7 +90,7 @@ function byClass(unit, metrics, height) {
       meta: text,
       mean,
       mode: "markers",
-      marker: { color, symbol, size: values.length <= 100 ? 8 : 3.5 },
+      marker: { color, symbol, size: values.length <= 30 ? 8 : values.length <= 100 ? 5 : 3.5 },
     };
   });
   const step = found[0].looks.step;
