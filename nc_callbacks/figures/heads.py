@@ -43,7 +43,7 @@ def heads_figure(cells: Sequence[Row]) -> Figure:
         axes.set_xlim(0, 1.02)
         axes.set_ylim(0, 1.02)
         axes.set_box_aspect(1)
-        axes.text(0.4, 0.44, "as good as trained", rotation=45, rotation_mode="anchor", fontsize=8, color="0.4")
+        axes.text(0.01, 0.05, "as good as trained", rotation=45, rotation_mode="anchor", fontsize=8, color="0.4")
     panels[0].legend(frameon=False, fontsize=9, loc="upper left")
     return figure
 
