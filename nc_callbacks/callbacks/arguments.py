@@ -6,7 +6,7 @@ import difflib
 import functools
 import importlib.util
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,6 +50,26 @@ def spelt_right(init: Callable[..., None]) -> Callable[..., None]:
         init(self, *args, **kwargs)
 
     return checked
+
+
+def check_names_of_loaders(ood_loader: Any) -> None:
+    """Refuse names that do not fit into log keys.
+
+    Example:
+        >>> check_names_of_loaders({"val": []})
+        Traceback (most recent call last):
+        ...
+        ValueError: An out-of-distribution loader's name is a part of log keys: without '/', and no split; got 'val'.
+    """
+    if not isinstance(ood_loader, Mapping):
+        return
+    if not ood_loader:
+        raise ValueError("ood_loader holds no loader: pass one, or several by name, or None.")
+    for name in ood_loader:
+        if not isinstance(name, str) or not name or "/" in name or name in SPLITS:
+            raise ValueError(
+                f"An out-of-distribution loader's name is a part of log keys: without '/', and no split; got {name!r}."
+            )
 
 
 def check_arguments(

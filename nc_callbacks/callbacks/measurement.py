@@ -98,7 +98,8 @@ def _kept_by_projection(found: Measurement, layer: str, notices: Notices) -> Mea
 
 
 def _is_kept(name: str) -> bool:
-    return metric_of(name).projected
+    # A loader's name may stand before the metric's.
+    return metric_of(name.rsplit("/", 1)[-1]).projected
 
 
 def keyed(place: LogKey, values: dict[str, Any]) -> dict[str, Any]:

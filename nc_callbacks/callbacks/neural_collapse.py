@@ -13,7 +13,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 import nc_callbacks.functional as F_nc
-from nc_callbacks.callbacks.arguments import BatchFn, Epochs, ForwardFn, GlobalMean, Mode, Split
+from nc_callbacks.callbacks.arguments import (
+    BatchFn,
+    Epochs,
+    ForwardFn,
+    GlobalMean,
+    Mode,
+    Split,
+    check_names_of_loaders,
+)
 from nc_callbacks.callbacks.base import CollapseCallback
 from nc_callbacks.callbacks.measurement import Measurement
 from nc_callbacks.engine.observation import ClassifierObservation, Observation
@@ -47,7 +55,7 @@ class NeuralCollapse(CollapseCallback):
 
     Args:
         ood_loader: Loader of out-of-distribution data (batches of inputs, or as in training); adds ``nc5`` and a pass
-            over it.
+            over it. Or several by name, whose metrics log as ``nc/{split}/{loader}/nc5``.
         ood_scores: Add how well five scores of single samples tell that data from each split, ``ood_auroc_{score}`` and
             ``ood_fpr_{score}`` (false positive rate at 95 % true positive rate), with ``energy``, ``nearest_mean``,
             ``nci``, ``neco`` and ``mahalanobis`` for the score (see `nc_callbacks.functional`).
@@ -122,6 +130,7 @@ class NeuralCollapse(CollapseCallback):
         )
         if ood_scores and ood_loader is None:
             raise ValueError("ood_scores=True needs the data to tell apart: pass ood_loader=....")
+        check_names_of_loaders(ood_loader)
         self.ood_loader = ood_loader
         self.ood_scores = ood_scores
         self.mse_weight_decay = mse_weight_decay
@@ -163,8 +172,9 @@ class NeuralCollapse(CollapseCallback):
             tensors |= self._of_classifier(classifier, moments, centre)
             shares |= {"nc4": classifier.mismatch, "accuracy": classifier.accuracy}
             if self.ood_scores:
-                for name, (auroc, rate) in classifier.separations.items():
-                    shares |= {f"ood_auroc_{name}": auroc, f"ood_fpr_{name}": rate}
+                for loader, separations in classifier.separations.items():
+                    for name, (auroc, rate) in separations.items():
+                        shares |= {_at(loader, f"ood_auroc_{name}"): auroc, _at(loader, f"ood_fpr_{name}"): rate}
             if observation.split == "train":
                 shares["tpt"] = float(classifier.accuracy == 1)
         centred = centred_at(moments.means, centre, moments.precision)
@@ -194,8 +204,9 @@ class NeuralCollapse(CollapseCallback):
             "nc1_quotient": F_nc.nc1_quotient(moments.within, moments.means, centre, moments.precision),
             "class_separation": separation,
         }
-        if observation.ood_mean is not None and self.ood_loader is not None:
-            tensors["nc5"] = F_nc.nc5(moments.means, observation.ood_mean)
+        if self.ood_loader is not None:
+            for loader, mean in observation.ood_means.items():
+                tensors[_at(loader, "nc5")] = F_nc.nc5(moments.means, mean)
         return tensors
 
     def _of_classifier(
@@ -242,6 +253,10 @@ def line(y: Float[Tensor, " n"]) -> tuple[float, float]:
     y = y - y.mean()
     slope = (x @ y) / (x @ x)
     return float(slope), float(1 - (y - slope * x).square().sum() / y.square().sum())
+
+
+def _at(loader: str, name: str) -> str:
+    return f"{loader}/{name}" if loader else name
 
 
 _CORRECTED = {"nc1": F_nc.nc1_corrected, "nc1_cdnv": F_nc.nc1_cdnv_corrected}

@@ -15,6 +15,7 @@ from nc_callbacks import probe
 from nc_callbacks.data.loader import OwnLoader, own_loaders, single_loaders
 from nc_callbacks.engine.limits import len_of
 from nc_callbacks.engine.machine import said_of_memory
+from nc_callbacks.engine.outside import named_loaders
 from nc_callbacks.engine.passes import Passes
 from nc_callbacks.engine.request import Needs, Source
 from nc_callbacks.engine.trainer import makes_layers_later, overrides
@@ -65,8 +66,8 @@ class Checks:
                 out of range, an empty loader, an out-of-distribution batch that the model cannot take.
         """
         shapes = [self._split(split, loader) for split, loader in loaders.items()]
-        if self.needs.ood_loader is not None:
-            self._ood(shapes[0])
+        for name, loader in named_loaders(self.needs.ood_loader).items():
+            self._ood(name, loader, shapes[0])
         assert self.found is not None
         layers = {name: (p, self.needs.at(name, self.found.name).covariance) for name, p in self.features.items()}
         ranks, device = self.passes.ranks.size, self.passes.model.device
@@ -177,10 +178,13 @@ class Checks:
                 f"{list(self.needs.samples)}."
             )
 
-    def _ood(self, trained_on: tuple[int, ...]) -> None:
-        raw = next(iter(self._few_batches_of(self.needs.ood_loader)[0].loader), None)
+    def _ood(self, name: str, loader: Any, trained_on: tuple[int, ...]) -> None:
+        what = f"out-of-distribution loader {name!r}" if name else "out-of-distribution loader"
+        if name in self.needs.layers:
+            raise ValueError(f"The {what} has the name of a layer that is looked at: call it something else.")
+        raw = next(iter(self._few_batches_of(loader)[0].loader), None)
         if raw is None:
-            raise ValueError("The out-of-distribution loader is empty: it gave no batch.")
+            raise ValueError(f"The {what} is empty: it gave no batch.")
         inputs = self.passes.inputs(raw)
         try:
             assert self.found is not None
@@ -189,8 +193,9 @@ class Checks:
                 tap.read_features()
         except Exception as error:
             raise ValueError(
-                f"The model cannot take the out-of-distribution batch of shape {tuple(getattr(inputs, 'shape', ()))}; "
-                f"it trains on batches of shape {trained_on}. Give both the same image shape. ({error})"
+                f"The model cannot take the out-of-distribution batch of shape {tuple(getattr(inputs, 'shape', ()))}"
+                f"{f' of loader {name!r}' if name else ''}; it trains on batches of "
+                f"shape {trained_on}. Give both the same image shape. ({error})"
             ) from error
 
     def _few_batches_of(self, loader: Any) -> list[OwnLoader]:

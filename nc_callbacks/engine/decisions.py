@@ -35,7 +35,7 @@ class Decisions:
     ) -> None:
         self.scorer = scorer
         self.within: Scored = {}
-        self.outside: Scored = {}
+        self.outside: dict[str, Scored] = {}
         self.head = head
         self.needs = needs
         self.ranks = ranks
@@ -95,9 +95,12 @@ class Decisions:
         counted = samples if samples.counted is None else samples.rows(samples.counted)
         add_scores(self.within, scorer.scores(counted.features[self.head], counted.outputs))
 
-    def separations(self) -> dict[str, tuple[float, float]]:
-        """How well each score tells the out-of-distribution data from the samples; every rank has to ask."""
-        return {} if self.scorer is None else separations(self.within, self.outside, self.scorer, self.ranks)
+    def separations(self) -> dict[str, dict[str, tuple[float, float]]]:
+        """How well each score tells the data of each other loader from the samples; every rank has to ask."""
+        if self.scorer is None:
+            return {}
+        scorer, ranks = self.scorer, self.ranks
+        return {name: separations(self.within, outside, scorer, ranks) for name, outside in self.outside.items()}
 
     def _add_nearest(self, layer: str, rows: Tensor, samples: Samples) -> None:
         of_layer = self.needs.at(layer, self.head).nearest_mean

@@ -19,7 +19,7 @@ from nc_callbacks.engine.buffer import Budget, Buffer, Samples
 from nc_callbacks.engine.checks import Checks
 from nc_callbacks.engine.decisions import Decisions
 from nc_callbacks.engine.observation import Observations
-from nc_callbacks.engine.outside import Scorer, add_scores
+from nc_callbacks.engine.outside import Scored, Scorer, add_scores, named_loaders
 from nc_callbacks.engine.passes import Memory, Passes, Step
 from nc_callbacks.engine.request import Request
 from nc_callbacks.engine.split import SplitStatistics
@@ -206,17 +206,23 @@ class Look:
         )
         self.ranks.all_or_none(lambda: decisions.update_all(buffer.take()))
 
-    def ood_means(self, tap: Tap, decisions: Decisions | None = None) -> dict[str, Tensor]:
-        """Feature means of the out-of-distribution data by layer; its scores go to the decisions."""
-        if self.needs.ood_loader is None:
-            return {}
+    def ood_means(self, tap: Tap, decisions: Decisions | None = None) -> dict[str, dict[str, Tensor]]:
+        """Feature means of the out-of-distribution data, by layer and loader; its scores go to the decisions."""
+        loaders = named_loaders(self.needs.ood_loader)
+        by_loader = {name: self._ood_means_of(name, loader, tap, decisions) for name, loader in loaders.items()}
+        return {layer: {name: means[layer] for name, means in by_loader.items()} for layer in tap.modules}
+
+    def _ood_means_of(self, name: str, loader: Any, tap: Tap, decisions: Decisions | None) -> dict[str, Tensor]:
         sums: dict[str, Tensor] = {}
+        scores: Scored = {}
+        if decisions is not None:
+            decisions.outside[name] = scores
         samples = torch.zeros((), dtype=wide_dtype(self.model.device), device=self.model.device)
 
         def add(step: Step) -> None:
             features, outputs = tap.read_unlabelled()
             if decisions is not None and decisions.scorer is not None:
-                add_scores(decisions.outside, decisions.scorer.scores(features[self.head], outputs))
+                add_scores(scores, decisions.scorer.scores(features[self.head], outputs))
             samples.add_(len(features[self.head]))
             for layer, rows in features.items():
                 total = rows.sum(0, dtype=samples.dtype)
@@ -225,7 +231,7 @@ class Look:
         def read(raw: Any) -> tuple[Any, Any]:
             return self.passes.inputs(raw), ()
 
-        self.passes.each("out of distribution", self.needs.ood_loader, tap, add, read=read)
+        self.passes.each(f"out of distribution {name}".rstrip(), loader, tap, add, read=read)
         return {layer: self._mean(sums.get(layer), samples) for layer in tap.modules}
 
     def _mean(self, total: Tensor | None, samples: Tensor) -> Tensor:
@@ -239,11 +245,11 @@ class Look:
         """Give the loaders, and leave no trace on the model, the trainer and the data."""
         with undisturbed(self.model):
             loaders = make_loaders()
-        ood_loader = [] if self.needs.ood_loader is None else [self.needs.ood_loader]
+        others = named_loaders(self.needs.ood_loader).values()
         with ExitStack() as stack:
             if self.verify:
                 stack.enter_context(verified(self.trainer, self.model, loaders, self.warn))
-            stack.enter_context(self.passes.standing_still(*loaders.values(), *ood_loader))
+            stack.enter_context(self.passes.standing_still(*loaders.values(), *others))
             yield loaders
 
     def tap(self) -> Tap:

@@ -30,8 +30,8 @@ class ClassifierObservation:
     expectations: SoftmaxExpectations | None = None
     samples: Float[Tensor, "s columns"] | None = None
     """Index, label and outputs (k) of the chosen training samples, a row each."""
-    separations: dict[str, tuple[float, float]] = field(default_factory=dict)
-    """AUROC, and false positive rate at 95 % TPR, of scores against the out-of-distribution data, by their names."""
+    separations: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
+    """AUROC, and false positive rate at 95 % TPR, of scores by their names, for each out-of-distribution loader."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class Observation:
     """Share of samples whose nearest class mean (of the training split) is their own; None without those."""
     classifier: ClassifierObservation | None = None
     """At the classifier's input only."""
-    ood_mean: Float[Tensor, " p"] | None = None
-    """Feature mean of the out-of-distribution data, where there is any."""
+    ood_means: dict[str, Float[Tensor, " p"]] = field(default_factory=dict)
+    """Feature means of the out-of-distribution data, by the loader's name; a single loader has the empty one."""
     whitened_accuracy: float | None = None
     """Share of samples that the whitened class means (of the training split) classify rightly; None without those."""
     projected: bool = False

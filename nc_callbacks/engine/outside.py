@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -79,6 +79,18 @@ def add_scores(held: Scored, scores: dict[str, Tensor]) -> None:
     """Add those of a batch."""
     for name, values in scores.items():
         held.setdefault(name, []).append(values)
+
+
+def named_loaders(ood_loader: Any) -> dict[str, Any]:
+    """Loaders of out-of-distribution data by name; a single one has none, the empty string.
+
+    Example:
+        >>> named_loaders(None), named_loaders([1]), named_loaders({"svhn": [2]})
+        ({}, {'': [1]}, {'svhn': [2]})
+    """
+    if isinstance(ood_loader, Mapping):
+        return dict(ood_loader)
+    return {} if ood_loader is None else {"": ood_loader}
 
 
 def separations(within: Scored, outside: Scored, scorer: Scorer, ranks: Ranks) -> dict[str, tuple[float, float]]:

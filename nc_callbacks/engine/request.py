@@ -9,6 +9,7 @@ from typing import Any
 
 from lightning.pytorch import LightningModule
 
+from nc_callbacks.engine.outside import named_loaders
 from nc_callbacks.probe import Pool
 from nc_callbacks.statistics import Covariance, Outputs
 
@@ -86,7 +87,7 @@ class Needs:
     samples: tuple[int, ...] = ()
     """Indices of training samples whose outputs are kept."""
     ood_loader: Any = None
-    """Out-of-distribution data whose feature mean is gathered."""
+    """Out-of-distribution data whose feature mean is gathered: a loader, or several by name."""
     ood_scores: bool = False
     """How well scores of samples tell that data apart, which needs the final moments."""
 
@@ -106,7 +107,7 @@ class Needs:
         return self.head | of_layer if layer == head else of_layer
 
     def __or__(self, other: Needs) -> Needs:
-        if None not in (self.ood_loader, other.ood_loader) and self.ood_loader is not other.ood_loader:
+        if None not in (self.ood_loader, other.ood_loader) and not _same(self.ood_loader, other.ood_loader):
             raise ValueError(
                 "Two callbacks have different out-of-distribution loaders, and one pass takes one: pass both the same."
             )
@@ -124,6 +125,11 @@ class Needs:
             self.ood_loader if self.ood_loader is not None else other.ood_loader,
             self.ood_scores or other.ood_scores,
         )
+
+
+def _same(one: Any, other: Any) -> bool:
+    first, second = named_loaders(one), named_loaders(other)
+    return list(first) == list(second) and all(first[name] is second[name] for name in first)
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,54 @@ def test_one_pass_over_the_data_is_made():
     assert calls(ood_scores=True) == calls()
 
 
+@pytest.mark.parametrize("mode", ["epoch_end", "online"])
+def test_of_several_loaders_each_has_the_numbers_that_it_has_alone(mode):
+    x = outside_samples()
+    loaders = {"near": DataLoader(x / 2, 7), "far": DataLoader(x + 3, 9)}
+
+    def of(ood_loader):
+        callback = NeuralCollapse(ood_loader=ood_loader, ood_scores=True, layers=["body"], mode=mode)
+        trainer(callback).fit(still(), loader(shuffle=False))
+        return callback.latest
+
+    both = of(loaders)
+    for name, one in loaders.items():
+        alone = of(one)
+        keys = [key for key in alone if "nc5" in key or "ood_" in key]
+        assert len(keys) == 12
+        for key in keys:
+            place, metric = key.rsplit("/", 1)
+            assert both[f"{place}/{name}/{metric}"] == alone[key], key
+    assert both["nc/train/near/nc5"] != both["nc/train/far/nc5"]
+    assert "nc/train/nc5" not in both
+    assert both["nc/train/nc1"] == alone["nc/train/nc1"]
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "val", 3])
+def test_names_of_loaders_fit_into_keys(name):
+    with pytest.raises(ValueError, match=f"name is a part of log keys: .* got {name!r}"):
+        NeuralCollapse(ood_loader={name: DataLoader(outside_samples(), 7)})
+    with pytest.raises(ValueError, match="ood_loader holds no loader"):
+        NeuralCollapse(ood_loader={})
+
+
+def test_a_loader_is_not_called_like_a_layer():
+    callback = NeuralCollapse(ood_loader={"body": DataLoader(outside_samples(), 7)}, layers=["body"])
+    with pytest.raises(ValueError, match="out-of-distribution loader 'body' has the name of a layer"):
+        trainer(callback).fit(still(), loader())
+
+
+def test_callbacks_share_loaders_of_the_same_names_and_no_others():
+    one = DataLoader(outside_samples(), 7)
+    model = still()
+    callbacks = [NeuralCollapse(ood_loader={"a": one}), NeuralCollapse(ood_loader={"a": one}, layers=["body"])]
+    trainer(*callbacks).fit(model, loader())
+    assert callbacks[0].latest["nc/train/a/nc5"] == callbacks[1].latest["nc/train/a/nc5"]
+    other = [NeuralCollapse(ood_loader={"b": one}, prefix="nc2"), callbacks[0]]
+    with pytest.raises(ValueError, match="different out-of-distribution loaders"):
+        trainer(*other).fit(model, loader())
+
+
 def test_nothing_is_scored_without_data_to_tell_apart():
     with pytest.raises(ValueError, match="ood_scores=True needs the data to tell apart: pass ood_loader"):
         NeuralCollapse(ood_scores=True)
