@@ -10,8 +10,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nc_callbacks.experiments.initialisation import initialised
-from nc_callbacks.experiments.layers import Enlarge, named_activation
+from nc_callbacks.experiments.layers import Enlarge, Erf, named_activation
 from nc_callbacks.transfer.etf_head import SimplexETFHead
+
+__all__ = ["Enlarge", "Erf", "Network", "cnn", "conv_1fc", "conv_2fc", "mlp", "named_activation", "resnet18"]
 
 Shape = tuple[int, int, int]
 """Channels, height and width of an image."""
