@@ -205,7 +205,7 @@ def test_pickles_that_say_that_a_fit_has_ended_are_not_loaded(tmp_path):
 
 
 @pytest.mark.parametrize("name", [".hydra/config.yaml", ".hydra/overrides.yaml"])
-@pytest.mark.parametrize("tag", ["object/apply:os.mkdir ['{}']", "object/new:os.mkdir ['{}']"])
+@pytest.mark.parametrize("tag", ["object/apply:os.mkdir ['{}']", "object/new:os.mkdir ['{}']", "tuple ['{}']"])
 def test_yaml_makes_no_objects(tmp_path, name, tag):
     folder = make_run(tmp_path / "run")
     write(folder / name, "data: !!python/" + tag.format(tmp_path / "sprung"))
