@@ -21,9 +21,9 @@ def name_of_data(datamodule: Any, loader: Any) -> str:
         Empty where none of them tells.
 
     Example:
-        >>> from torch.utils.data import Dataset, Subset
+        >>> from torch.utils.data import DataLoader, Dataset, Subset
         >>> class Leaves(Dataset): ...
-        >>> name_of_data(None, [Subset(Leaves(), [0])])
+        >>> name_of_data(None, DataLoader(Subset(Leaves(), [0])))
         'Leaves'
     """
     if isinstance(name := getattr(datamodule, "name", None), str):
