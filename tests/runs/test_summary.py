@@ -83,8 +83,8 @@ def test_a_run_of_many_is_a_line(tmp_path, capsys):
 @pytest.mark.parametrize("width", [50, 80, 200])
 def test_no_number_is_cut_in_a_narrow_terminal(width):
     last = {f"nc/{split}/{name}": 0.00139 for split in ("train", "val") for name in ("nc4", "sqi_epsilon_rel_std")}
-    with Console(width=width, record=True) as console:
-        console.print(digest(last, dict.fromkeys(last, 0.162)))
+    console = Console(width=width, record=True)
+    console.print(digest(last, dict.fromkeys(last, 0.162)))
     text = console.export_text()
     assert "…" not in text
     assert text.count("0.00139") == 4 or width == 50
@@ -92,8 +92,8 @@ def test_no_number_is_cut_in_a_narrow_terminal(width):
 
 def test_two_splits_fit_into_eighty_columns_a_line_a_metric():
     last = {f"nc/{split}/{name}": 0.0123 for split in ("train", "val") for name in ("nc4", "spectrum_effective_rank")}
-    with Console(width=80, record=True) as console:
-        console.print(digest(last, dict.fromkeys(last, 0.0446)))
+    console = Console(width=80, record=True)
+    console.print(digest(last, dict.fromkeys(last, 0.0446)))
     lines = [line for line in console.export_text().splitlines() if line.strip()]
     assert len(lines) == 4
     assert sum("0.0446 → 0.0123" in line for line in lines) == 2
