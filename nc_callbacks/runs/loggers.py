@@ -19,6 +19,7 @@ from torch import Tensor
 from nc_callbacks.callbacks.base import CollapseCallback
 from nc_callbacks.metrics import LogKey
 from nc_callbacks.runs.artefacts import to_tensorboard
+from nc_callbacks.runs.job import finish_wandb as finish_wandb
 from nc_callbacks.runs.report_page import ReportPage
 from nc_callbacks.runs.tensorboard import is_by_class, log_histograms, log_hparams
 
