@@ -1,7 +1,6 @@
 """Results of a fit in child processes, and what a checkpoint keeps of them."""
 
 import pickle
-import subprocess
 import sys
 
 import pytest
@@ -49,7 +48,7 @@ assert callback.latest["nc/train/nc1"] == callback.history[-1]["nc/train/nc1"]
 assert abs(callback.latest["nc/train/nc1"] / float(run.callback_metrics["nc/train/nc1"]) - 1) < 1e-5
 print("same")
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    done = python("-c", code)
     assert done.stdout.strip().endswith("same"), done.stderr
 
 

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from select import select
 
+from tests.forked_python import executable
 from tests.processes import ROOT, python
 
 QUICK = [
@@ -20,7 +21,13 @@ QUICK = [
 
 
 def run(cwd, *arguments, start=None):
-    """Runs the training script, and sees to it that no process of it is left."""
+    """Runs the training script, and sees to it that no process of it is left.
+
+    Args:
+        cwd: Where.
+        *arguments: Of the script.
+        start: What runs it instead of a forked Python. Ranks of torchrun are forked then, too.
+    """
     mark = uuid.uuid4().hex
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path, "STARTED_BY": mark}
@@ -29,6 +36,7 @@ def run(cwd, *arguments, start=None):
         ended = python(*command, folder=cwd, environment=environment)
     else:
         command = [*start, *command]
+        environment |= {"PYTHON_EXEC": executable()}
         ended = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=600)
     # A worker of joblib ends a moment after the process that it works for.
     for number in left_over(mark):

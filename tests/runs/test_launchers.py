@@ -19,8 +19,7 @@ def test_side_by_side(tmp_path):
     # Each run waits, as it starts to train, for the other one.
     wait = ["+callbacks.wait._target_=tests.runs.failing.WaitForAnother", f"+callbacks.wait.pipe={tmp_path / 'pipe'}"]
     jobs = ["trainer=cpu", "seed=0,1", *QUICK, "trainer.max_epochs=1"]
-    # joblib waits for workers that a forked process never sees end.
-    ended = run(tmp_path, "-m", *launcher, *jobs, *wait, start=[sys.executable])
+    ended = run(tmp_path, "-m", *launcher, *jobs, *wait)
     assert ended.returncode == 0, ended.stderr
     assert [row["status"] for row in rows(sweep)] == ["finished"] * 2
     for number in "01":
@@ -46,7 +45,8 @@ def test_submitit_launches_here(tmp_path):
     launcher = ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5", f"hydra.sweep.dir={sweep}"]
     # A process of its own is started for one device, too.
     jobs = ["trainer=ddp_cpu", "trainer.devices=1", *QUICK, "data.samples=null,-1"]
-    ended = run(tmp_path, "-m", *launcher, *jobs)
+    # submitit knows a job's process by the number of what it has started.
+    ended = run(tmp_path, "-m", *launcher, *jobs, start=[sys.executable])
     assert ended.returncode == 1
     assert [row["status"] for row in rows(sweep)] == ["finished", "failed"]
     assert "samples must be" in rows(sweep)[1]["error"]

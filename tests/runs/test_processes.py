@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 
 from nc_callbacks.runs.processes import ProcessError, processes_to_start, run_processes
 from nc_callbacks.runs.start import Start
+from tests.forked_python import executable
 
 START = Start(script=str(Path(__file__).with_name("rank_script.py")))
 VARIABLES = ("LOCAL_RANK", "NODE_RANK", "RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "SLURM_NTASKS")
@@ -23,8 +24,9 @@ def trainer(**given):
 
 
 @pytest.fixture(autouse=True)
-def _plain_environment(monkeypatch):
+def _environment(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(sys, "executable", executable())
     for name in ("TORCHELASTIC_RUN_ID", *VARIABLES):
         monkeypatch.delenv(name, raising=False)
 

@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from nc_callbacks.experiments.train import main as training
 from nc_callbacks.runs import job as jobs
 from nc_callbacks.runs.start import Start, start_of
+from tests.forked_python import executable
 from tests.processes import ROOT, python
 from tests.runs.own_project import make_project
 
@@ -175,15 +176,20 @@ def test_two_processes_start_however_the_first_was_started(way, tmp_path):
     script = make_project(tmp_path / "my project")
     elsewhere = script.parent if "my_train" in WAYS[way] or way == "imported" else tmp_path
     given = [str(script) if argument == script.name else argument for argument in WAYS[way]]
-    folders = ["hydra.run.dir=run", "hydra.sweep.dir=run"]
-    if given[0] == "-c" or plugin == "joblib":
-        # joblib waits for workers that a forked process never sees end.
-        ended = subprocess.run([sys.executable, *given, *folders], capture_output=True, text=True, cwd=elsewhere)
+    command = [*given, "hydra.run.dir=run", "hydra.sweep.dir=run"]
+    if way in ("alone", "submitit"):
+        # Not forked from what has loaded Lightning; and submitit knows a job by the number of what it has started.
+        environment = os.environ | ({"PYTHON_EXEC": executable()} if way == "submitit" else {})
+        command = [sys.executable, *command]
+        ended = subprocess.run(command, capture_output=True, text=True, cwd=elsewhere, env=environment)
     else:
-        ended = python(*given, *folders, folder=elsewhere)
+        ended = python(*command, folder=elsewhere)
     assert ended.returncode == 0, ended.stderr
     left = sorted(path.relative_to(elsewhere / "run") for path in (elsewhere / "run").rglob("rank*.txt"))
     job = "0" if "-m" in WAYS[way][1:] else ""
     assert left == [Path(job, f"rank{rank}.txt") for rank in (0, 1)], ended.stdout
     name = "my_train" if way == "imported" else "__main__"
-    assert {(elsewhere / "run" / path).read_text() for path in left} == {f"beside said {name} False"}
+    written = {(elsewhere / "run" / path).read_text() for path in left}
+    assert {text.rpartition(" ")[0] for text in written} == {f"beside said {name}"}
+    if way == "alone":
+        assert {text.rpartition(" ")[2] for text in written} == {"False"}
