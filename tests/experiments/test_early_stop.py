@@ -1,4 +1,4 @@
-"""`experiment=early_stop`: what the stopped run has lost against the whole one, seed by seed."""
+"""`experiment=early_stop`: the run ends where the rule says, and is the same training until then."""
 
 import csv
 
@@ -25,15 +25,12 @@ def curve(folder, key):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("seed", [0, 1])
-def test_training_stops_where_nc1_stops_falling(seed, tmp_path):
+def test_training_stops_where_nc1_stops_falling(tmp_path):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    train(composed(*SMALL, f"seed={seed}", "callbacks.early_stopping.patience=1000"), whole)
-    train(composed(*SMALL, f"seed={seed}"), stopped)
+    train(composed(*SMALL, "callbacks.early_stopping.patience=1000"), whole)
+    train(composed(*SMALL), stopped)
     nc1, accuracy = curve(whole, "nc/train/nc1"), curve(whole, "val/accuracy")
     epochs = len(curve(stopped, "nc/train/nc1"))
-    there, end = accuracy[epochs - 1], accuracy[-1]
-    print(f"seed {seed}: {epochs} of {len(nc1)} epochs, accuracy {there:.4f}, at the end {end:.4f}")
     assert len(nc1) == 40
     # The rule by hand: the first five looks in a row that are not below the best by more than 0.01.
     best, waited, expected = float("inf"), 0, len(nc1)
