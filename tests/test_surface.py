@@ -78,6 +78,7 @@ def test_log_keys_and_columns_are_those_relied_on(tmp_path):
             assert set(expected) <= set(found[kind]), kind
 
 
+@pytest.mark.filterwarnings("ignore:.* is now nc_callbacks:DeprecationWarning")
 @pytest.mark.parametrize("module", RELIED_ON["names"])
 def test_public_names_are_where_they_were(module):
     there = importlib.import_module(module)

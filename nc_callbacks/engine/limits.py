@@ -19,6 +19,9 @@ def batch_limit(trainer: Trainer, split: str, loader: Any) -> float:
         trainer: The trainer.
         split: What follows the prefix in log keys.
         loader: The split's.
+
+    Raises:
+        ValueError: The limit is a share of a loader without a length.
     """
     kind = LogKey.at(split).split
     if kind not in ("train", "val", "test"):
@@ -29,15 +32,15 @@ def batch_limit(trainer: Trainer, split: str, loader: Any) -> float:
     counted = counted_batches(trainer, kind)
     if place_of(split) < len(counted):
         return counted[place_of(split)]
-    return limit if isinstance(limit, int) else int(_longest(loader) * limit)
-
-
-def _longest(loader: Any) -> float:
-    """Batches of a loader, or of the longest of several."""
+    if isinstance(limit, int):
+        return limit
     try:
-        return max(map(len, single_loaders(loader)))
-    except (TypeError, NotImplementedError, ValueError):
-        return math.inf
+        longest = max(map(len, single_loaders(loader)))
+    except (TypeError, NotImplementedError, ValueError) as error:
+        raise ValueError(
+            f"Expected limit_{kind}_batches to be 1.0 or a number of batches where a loader has no length, got {limit}."
+        ) from error
+    return int(longest * limit)
 
 
 def stream_limit(trainer: Trainer, split: str) -> float | None:

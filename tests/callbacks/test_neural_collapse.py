@@ -130,7 +130,10 @@ def test_an_absent_class_is_left_out_with_one_warning():
 
 def test_a_split_with_one_class_is_not_measured():
     callback = NeuralCollapse(splits=["train", "val"])
-    with pytest.warns(UserWarning, match="The val split has samples of one class only"):
+    with (
+        pytest.warns(UserWarning, match="No val sample has class 1, 2, 3"),
+        pytest.warns(UserWarning, match="The val split has samples of one class only"),
+    ):
         trainer(callback).fit(Classifier(), loader(), loader(1, counts=(9,)))
     assert "nc/train/nc1" in callback.latest
     assert "nc/val/nc1" not in callback.latest

@@ -1,5 +1,6 @@
 """CentredMeanInit(whiten=True): where it starts, without a bias too, and what it refuses."""
 
+import re
 import warnings
 
 import numpy as np
@@ -81,7 +82,7 @@ def test_a_classifier_without_bias_gets_the_best_and_a_warning(offset):
         UserWarning, match=r"has no bias, .* classifies \d+\.\d% rightly, and with a bias \d+\.\d%"
     ) as caught:
         trainer(CentredMeanInit(whiten=True, head="head", scale=1.0)).fit(model, loader())
-    assert len([w for w in caught if "has no bias" in str(w.message)]) == 1
+    (said,) = [str(w.message) for w in caught if "has no bias" in str(w.message)]
     h, y = features()
     h = h + offset
     statistics = ClassStatistics(K)
@@ -91,6 +92,8 @@ def test_a_classifier_without_bias_gets_the_best_and_a_warning(offset):
     logits = h.double().numpy() @ weight.T + bias
     found = (h @ model.first_weight.T).numpy()
     right = [(values.argmax(1) == y.numpy()).mean() for values in (found, h.double().numpy() @ weight.T, logits)]
+    shares = [float(share) / 100 for share in re.findall(r"(\d+\.\d)%", said)]
+    assert shares == pytest.approx([right[0], right[2]], abs=6e-4)
     assert right[0] >= right[1]
     if offset:
         assert right[0] >= right[2] - 0.05
@@ -111,6 +114,14 @@ def test_centred_start_warns_of_no_bias():
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "The classifier 'head' has no bias")
         trainer(CentredMeanInit(head="head")).fit(WithoutBias(0.0), loader())
+
+
+@pytest.mark.parametrize(("whiten", "kind"), [(False, "centred"), (True, "whitened")])
+def test_where_it_starts_is_told(whiten, kind, monkeypatch):
+    told = []
+    monkeypatch.setattr("nc_callbacks.callbacks.centred_mean_init.rank_zero_info", told.append)
+    trainer(CentredMeanInit(whiten=whiten, scale=2.5)).fit(Classifier(), loader())
+    assert told == [f"CentredMeanInit: 'head' starts at the {kind} class means times 2.5."]
 
 
 def test_wrong_settings():

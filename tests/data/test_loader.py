@@ -89,6 +89,15 @@ class TestOwnLoader:
         loader = DataLoader(TensorDataset(torch.arange(6).view(3, 2)), batch_size=None, shuffle=True)
         assert [batch[0].tolist() for batch in own(loader).loader] == [[0, 1], [2, 3], [4, 5]]
 
+    def test_stream_that_gives_whole_batches(self):
+        class Stream(IterableDataset):
+            def __iter__(self):
+                yield from (torch.arange(3), torch.arange(3, 5))
+
+        stream = own(DataLoader(Stream(), batch_size=None))
+        assert [batch.tolist() for batch in stream.loader] == [[0, 1, 2], [3, 4]]
+        assert stream.counts(10**6)
+
     @pytest.mark.parametrize(("drop_last", "seen"), [(True, [0, 1, 2, 3]), (False, [0, 1, 2, 3, 4])])
     def test_iterable_dataset_and_plain_iterable(self, drop_last, seen):
         class Stream(IterableDataset):

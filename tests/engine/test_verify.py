@@ -45,6 +45,17 @@ def test_what_cannot_be_kept_is_named(mode):
     assert len(more) <= 1
 
 
+@pytest.mark.parametrize("hidden", [0, 1, 2])
+def test_of_many_the_first_are_named(hidden, monkeypatch):
+    said = told(Unkept(), NeuralCollapse(head="head", verify=True))[0]
+    named = said.partition("the look changed ")[2].partition(". Training")[0].split(", ")
+    shown = len(named) - hidden
+    monkeypatch.setattr("nc_callbacks.engine.verify._SHOWN", shown)
+    more = f" and {hidden} more" if hidden else ""
+    expected = f"the look changed {', '.join(named[:shown])}{more}. Training goes on"
+    assert expected in told(Unkept(), NeuralCollapse(head="head", verify=True))[0]
+
+
 def test_a_cache_is_named():
     assert "looked_up of tests.engine.test_verify" in told(Caching(), NeuralCollapse(verify=True))[0]
 

@@ -55,12 +55,12 @@ def test_titles_and_values_are_the_loaders(run, number):
     expected = [record[f"nc/val/nc3/dataloader_idx_{number}"] for record in collapse.history]
     assert list(figure.axes[3].lines[0].get_ydata()) == expected
     image = figure.axes[5].images[0].get_array()
-    np.testing.assert_array_equal(image, collapse.latest[f"nc/val/class_mean_cosines/dataloader_idx_{number}"])
+    np.testing.assert_array_equal(image, collapse.latest[f"nc/val/class_mean_cosines/dataloader_idx_{number}"].numpy())
 
     axes = figures.cosines_figure(alignment.history, split="val", loader=number).axes[0]
     assert axes.get_title().endswith(f"val, loader {number}")
     last = [line.get_ydata()[-1] for line in axes.lines]
-    np.testing.assert_array_equal(last, alignment.latest[f"nc/val/wm_cosine_per_class/dataloader_idx_{number}"])
+    np.testing.assert_array_equal(last, alignment.latest[f"nc/val/wm_cosine_per_class/dataloader_idx_{number}"].numpy())
 
     axes = figures.near_optimality_figure(alignment.latest, split="val", loader=number).axes[0]
     assert axes.get_title() == f"Class means: μ, val, loader {number}"
@@ -74,7 +74,7 @@ def test_titles_and_values_are_the_loaders(run, number):
     axes = figures.spectrum_figure(spectrum.latest, split="val", loader=number).axes[1]
     assert axes.get_title().endswith(f"val, loader {number}")
     shares = [
-        np.cumsum(spectrum.latest[f"nc/val/{layer}explained_variance/dataloader_idx_{number}"])
+        np.cumsum(spectrum.latest[f"nc/val/{layer}explained_variance/dataloader_idx_{number}"].numpy())
         for layer in ("", "body.4/")
     ]
     for line, cumulative in zip(axes.lines, shares, strict=True):

@@ -157,7 +157,10 @@ def test_a_csv_logger_in_the_folder_writes_the_curves(tmp_path):
 
 def test_what_cannot_be_written_ends_no_training(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.warns(UserWarning, match="ReportPage could not make its folder") as warned:
+    with (
+        pytest.warns(UserWarning, match="The looks could not be written to"),
+        pytest.warns(UserWarning, match="ReportPage could not make its folder") as warned,
+    ):
         fitting, _, page = fit(tmp_path / "file", figures="summary")
     assert fitting.current_epoch == 3
     assert page.page is None

@@ -101,6 +101,7 @@ def test_states_of_two_precisions_merge(widths: tuple[torch.dtype, torch.dtype])
     assert {name: value.item() for name, value in a.compute().items()} == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:The ``compute`` method of metric OutputErrors was called before")
 def test_a_state_saved_before_it_had_a_kind_loads() -> None:
     outputs, targets = some_outputs(3, softmax=False)
     metric, loaded = OutputErrors(3), OutputErrors(3)
