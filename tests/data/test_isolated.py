@@ -121,7 +121,7 @@ def test_errors_that_cannot_be_sent_are_told():
             yield 1
             raise OwnError("unreadable")
 
-    with pytest.raises(RuntimeError, match="^OwnError: unreadable"):
+    with pytest.raises(RuntimeError, match=r"^OwnError: unreadable"):
         list(Isolated(Failing()))
 
 
