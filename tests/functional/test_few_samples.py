@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -83,6 +84,27 @@ def test_unbiased_and_covered(name: str, metric: str) -> None:
     covered = ((value - expected).abs() <= 1.96 * error).double().mean()
     assert covered >= 0.85
     assert 0.6 < float(error.mean() / value.std()) < 2.2
+
+
+def test_cdnv_pair_by_pair() -> None:
+    """A squared distance G of means has the variance 4 dᵀSd a + 2 tr(S²) a², where dᵀSd is tr(S²) a too large itself."""
+    moments = POPULATIONS["unbalanced, unequal spread"].moments(3)
+    assert moments.within is not None
+    means, counts = moments.means.double().numpy(), moments.counts.numpy()
+    k, nu = len(counts), counts.sum() - len(counts)
+    traces = moments.traces.double().numpy()
+    s = traces * counts / (counts - 1)
+    pooled = moments.within.double().numpy() * counts.sum() / nu
+    squares = (pooled**2).sum() - np.trace(pooled) ** 2 / nu
+    values = []
+    for c in range(k):
+        for other in range(c):
+            d = means[c] - means[other]
+            gap = d @ d - s[c] / counts[c] - s[other] / counts[other]
+            a = (traces[c] / counts[c] + traces[other] / counts[other]) / np.trace(moments.within.numpy())
+            variance = 4 * (d @ pooled @ d - squares * a) * a + 2 * squares * a**2
+            values.append((s[c] + s[other]) / (2 * gap) * (1 - variance / gap**2))
+    assert float(nc1_cdnv_corrected(moments)) == pytest.approx(np.mean(values), rel=1e-9)
 
 
 def test_what_is_logged_without_is_biased() -> None:

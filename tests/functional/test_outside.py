@@ -128,6 +128,11 @@ def test_refused():
     statistics.update(torch.cat([x, x.sum(1, keepdim=True)], 1), torch.arange(200) % 2)
     with pytest.raises(ValueError, match="Σ is singular with shrinkage 0"):
         mahalanobis_score(x[:1, [0, 1, 0]], statistics.compute(), shrinkage=0.0)
+    # The same far from 0, where rounding is that of the offset.
+    far = ClassStatistics(2)
+    far.update(1e4 + 0.1 * torch.cat([x, x[:, :1] + 1e-3 * x[:, 1:]], 1), torch.arange(200) % 2)
+    with pytest.raises(ValueError, match="Σ is singular with shrinkage 0"):
+        mahalanobis_score(1e4 + x[:1, [0, 1, 0]], far.compute(), shrinkage=0.0)
     with pytest.raises(ValueError, match="Σ_W is 0"):
         mahalanobis_score(torch.zeros(1, 1), same.compute())
 

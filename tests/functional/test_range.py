@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,12 +12,14 @@ import torch
 from torch import Tensor
 
 import nc_callbacks.functional as F_nc
+from nc_callbacks.statistics import ClassMoments, ClassStatistics
 
 generator = torch.Generator().manual_seed(0)
 MEANS = torch.randn(5, 4, generator=generator)
 WEIGHT = torch.randn(5, 4, generator=generator)
 FEATURES = torch.randn(30, 4, generator=generator)
 SECOND_MOMENT = FEATURES.T @ FEATURES
+LOGITS = FEATURES @ WEIGHT.T
 
 OF_VECTORS: dict[str, Callable[[Tensor], Any]] = {
     "nc2_equinorm": F_nc.nc2_equinorm,
@@ -78,6 +81,32 @@ def test_variances_that_have_lost_their_digits_are_refused(function: Callable[..
         assert function(torch.zeros(4, 4), MEANS) == 0
 
 
+OF_MOMENTS: dict[str, Callable[[ClassMoments], Tensor]] = {
+    "gcv_shrinkage": F_nc.gcv_shrinkage,
+    "h_score": F_nc.h_score,
+    "log_evidence": F_nc.log_evidence,
+    "mahalanobis_score": lambda m: F_nc.mahalanobis_score(FEATURES, m),
+    "mse_decomposition": lambda m: torch.stack(F_nc.mse_decomposition(WEIGHT, None, m)),
+    "nc1_cdnv_corrected": F_nc.nc1_cdnv_corrected,
+    "nc1_corrected": F_nc.nc1_corrected,
+    "near_optimality": lambda m: F_nc.near_optimality(m).mu1,
+    "neco_score": lambda m: F_nc.neco_score(FEATURES, m),
+    "oas_shrinkage": F_nc.oas_shrinkage,
+    "whitened_weight": lambda m: F_nc.whitened_weight(m)[0],
+    "wm_cosine_corrected": lambda m: F_nc.wm_cosine_corrected(WEIGHT, m),
+}
+
+
+def moments() -> ClassMoments:
+    """In float32, which autocast would narrow."""
+    statistics = ClassStatistics(5)
+    for scale in (1, -1, 0.5):
+        statistics.update(4 * MEANS[torch.arange(30) % 5] + scale * FEATURES, torch.arange(30) % 5)
+    found = statistics.compute()
+    narrow = {name: getattr(found, name).float() for name in ("means", "within", "traces")}
+    return replace(found, **narrow)
+
+
 AUTOCAST: dict[str, Callable[[], Tensor]] = {
     **{name: lambda f=f: f(MEANS) for name, f in OF_VECTORS.items()},
     "nc1": lambda: F_nc.nc1(torch.eye(4), MEANS),
@@ -85,6 +114,16 @@ AUTOCAST: dict[str, Callable[[], Tensor]] = {
     "nc4": lambda: F_nc.nc4(FEATURES, WEIGHT, MEANS),
     "nearest_mean": lambda: F_nc.nearest_mean(FEATURES, MEANS),
     "effective_rank": lambda: F_nc.effective_rank(SECOND_MOMENT),
+    "class_separation": lambda: F_nc.class_separation(torch.eye(4), MEANS, torch.full((5,), 6)),
+    "minority_collapse": lambda: F_nc.minority_collapse(WEIGHT, torch.tensor([100, 100, 100, 3, 3])),
+    "nc2_seli": lambda: torch.stack(F_nc.nc2_seli(WEIGHT, MEANS, torch.arange(1, 6))),
+    "nc3_bias": lambda: F_nc.nc3_bias(WEIGHT, MEANS, WEIGHT[:, 0]),
+    "nci_score": lambda: F_nc.nci_score(FEATURES, WEIGHT, MEANS[0], torch.arange(30) % 5),
+    "nearest_mean_score": lambda: F_nc.nearest_mean_score(FEATURES, MEANS),
+    "subspace_angles": lambda: F_nc.subspace_angles(MEANS[:2], WEIGHT[:2]),
+    "rankme": lambda: F_nc.rankme(SECOND_MOMENT),
+    "softmax_expectations": lambda: F_nc.softmax_expectations(LOGITS, torch.arange(30) % 5).products,
+    **{name: lambda f=f: f(moments()) for name, f in OF_MOMENTS.items()},
 }
 
 

@@ -170,6 +170,15 @@ def test_a_thousand_million_samples() -> None:
     assert metric.compute()["sqi_epsilon_std"].item() == pytest.approx(squares.sqrt().item(), rel=1e-10)
 
 
+@pytest.mark.filterwarnings("error")
+def test_softmax_statistics_that_others_were_merged_into_have_samples() -> None:
+    logits, targets = torch.randn(20, 3), torch.arange(20) % 3
+    empty, other = SoftmaxStatistics(3), SoftmaxStatistics(3)
+    other.update(logits, targets)
+    empty.merge_state(other)
+    assert torch.equal(empty.compute().products, other.compute().products)
+
+
 @NO_UPDATE
 def test_softmax_statistics_merge_where_the_classes_are_the_same() -> None:
     logits, targets = torch.randn(20, 3), torch.arange(20) % 3
