@@ -87,7 +87,7 @@ def test_unbiased_and_covered(name: str, metric: str) -> None:
 
 
 def test_cdnv_pair_by_pair() -> None:
-    """A squared distance G of means has the variance 4 dᵀSd a + 2 tr(S²) a², where dᵀSd is tr(S²) a too large itself."""
+    """A squared distance of means has the variance 4 dᵀSd a + 2 tr(S²) a², and dᵀSd is tr(S²) a too large itself."""
     moments = POPULATIONS["unbalanced, unequal spread"].moments(3)
     assert moments.within is not None
     means, counts = moments.means.double().numpy(), moments.counts.numpy()
