@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from torch import Tensor
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -174,14 +175,16 @@ def batches_of(
 def _indices(loader: DataLoader, sampler: Any, world_size: int, warn: Callable[[str], None]) -> Sequence[int]:
     """The samples that a sampler goes through, each once and in order."""
     size = len(loader.dataset)  # type: ignore[arg-type]
-    if isinstance(sampler, SubsetRandomSampler):
-        return sorted(sampler.indices)
-    if isinstance(sampler, WeightedRandomSampler):
-        return range(size) if (sampler.weights > 0).all() else sampler.weights.nonzero().flatten().tolist()
-    if isinstance(sampler, SequentialSampler | RandomSampler):
-        return range(min(size, len(sampler.data_source)))
-    if isinstance(sampler, DistributedSampler):
-        return range(min(size, len(sampler.dataset)))  # type: ignore[arg-type]
+    if not _overrides_order(sampler):
+        if isinstance(sampler, SubsetRandomSampler):
+            return sorted(set(map(int, sampler.indices)))
+        if isinstance(sampler, WeightedRandomSampler):
+            whole = len(sampler.weights) == size and bool((sampler.weights > 0).all())
+            return range(size) if whole else sampler.weights.nonzero().flatten().tolist()
+        if isinstance(sampler, SequentialSampler | RandomSampler):
+            return range(min(size, len(sampler.data_source)))
+        if isinstance(sampler, DistributedSampler):
+            return range(min(size, len(sampler.dataset)))  # type: ignore[arg-type]
     drawn = _two_epochs(sampler, size) if world_size == 1 else None
     if drawn is not None:
         first, second = (sorted(set(epoch)) for epoch in drawn)
@@ -214,9 +217,17 @@ def _two_epochs(sampler: Any, size: int) -> list[list[Any]] | None:
         drawn = list(Isolated(_Drawn(sampler, most)))
         flat = [i for epoch in drawn for part in epoch for i in (part if isinstance(part, list | tuple) else [part])]
         ended = all(len(epoch) <= most for epoch in drawn)
-        return drawn if ended and all(0 <= int(index) < size for index in flat) else None
+        known = ended and all(0 <= int(index) < size for index in flat)
+        return [[_plain(part) for part in epoch] for epoch in drawn] if known else None
     except Exception:
         return None
+
+
+def _plain(part: Any) -> Any:
+    """Indices that are tensors as integers, which equal ones are the same as."""
+    if isinstance(part, list | tuple):
+        return [_plain(index) for index in part]
+    return int(part) if isinstance(part, Tensor) else part
 
 
 def _all_samples(loader: DataLoader, unknown: Any, warn: Callable[[str], None]) -> range:
@@ -233,5 +244,13 @@ def _unwrapped(sampler: Any) -> Any:
     return getattr(getattr(sampler, "dataset", None), "_sampler", sampler)
 
 
+def _overrides_order(sampler: Any) -> bool:
+    """Whether it goes through indices in a way of its own, though it may derive from one of torch's samplers."""
+    definer = next(kind for kind in type(sampler).__mro__ if "__iter__" in vars(kind) or kind is object)
+    return definer.__module__.partition(".")[0] not in ("torch", "lightning", "pytorch_lightning")
+
+
 def _is_sequential(sampler: Any) -> bool:
+    if _overrides_order(sampler):
+        return False
     return isinstance(sampler, SequentialSampler) or (isinstance(sampler, DistributedSampler) and not sampler.shuffle)

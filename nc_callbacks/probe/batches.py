@@ -27,10 +27,10 @@ def default_batch_fn(batch: Any) -> tuple[Any, Any]:
 
     - Of a pair, its items. Of a longer sequence, the first item and the only other one that can be class labels, if no
       other is a matrix that may be an input too.
-    - Of a mapping or dataclass, what stands under ``image``, ``x`` or ``input``, and under ``label``, ``y``, ``target``
-      or ``labels``. With one of transformers' names (``pixel_values``, ``input_ids``, ``inputs_embeds``,
-      ``input_values``, ``input_features``) the inputs are all tensors but the targets, by name, or the main one where
-      it stands alone; see `call_model` for how a model gets them.
+    - Of a mapping or dataclass, or a named tuple with such names, what stands under ``image``, ``x`` or ``input``, and
+      under ``label``, ``y``, ``target`` or ``labels``. With one of transformers' names (``pixel_values``,
+      ``input_ids``, ``inputs_embeds``, ``input_values``, ``input_features``) the inputs are all tensors but the
+      targets, by name, or the main one where it stands alone; see `call_model` for how a model gets them.
 
     Raises:
         ValueError: The batch is none of these, or leaves open which of its items are the targets.
@@ -39,9 +39,16 @@ def default_batch_fn(batch: Any) -> tuple[Any, Any]:
         return _from_mapping({field.name: getattr(batch, field.name) for field in fields(batch)}, batch)
     if isinstance(batch, Mapping):
         return _from_mapping(batch, batch)
+    if hasattr(batch, "_asdict") and _known_names(batch._asdict()):
+        return _from_mapping(batch._asdict(), batch)
     if isinstance(batch, Sequence) and not isinstance(batch, str) and len(batch) >= 2:
         return batch[0], batch[1] if len(batch) == 2 else _target_among(batch)
     raise _unreadable(f"a {type(batch).__name__}" + (f" of length {len(batch)}" if isinstance(batch, Sequence) else ""))
+
+
+def _known_names(values: Mapping[Any, Any]) -> bool:
+    """Whether one of the names is that of inputs, and one that of targets."""
+    return any(key in values for key in INPUT_KEYS + MODEL_KEYS) and any(key in values for key in TARGET_KEYS)
 
 
 def _from_mapping(values: Mapping[Any, Any], batch: Any) -> tuple[Any, Any]:

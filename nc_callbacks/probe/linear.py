@@ -134,8 +134,9 @@ def _units(first: int, count: int, p: int) -> Float[Tensor, "count p"]:
 
 
 def is_plain(module: nn.Module) -> bool:
-    """Whether a module is a linear layer with a weight of its own, that nothing computes."""
-    return type(module) in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d) and module._parameters.get("weight") is not None
+    """Whether a module is a linear layer with a weight and a forward pass that nothing has replaced."""
+    known = type(module) in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d) and "forward" not in vars(module)
+    return known and module._parameters.get("weight") is not None
 
 
 def _asking(module: nn.Module, shape: Shape, device: Any, dtype: torch.dtype) -> Any:

@@ -12,6 +12,7 @@ from torch.utils.data import (
     RandomSampler,
     Sampler,
     SequentialSampler,
+    SubsetRandomSampler,
     TensorDataset,
     WeightedRandomSampler,
 )
@@ -110,6 +111,36 @@ class TestSamplers:
         weights = torch.tensor([1.0, 0, 1, 0, 0, 0, 0, 0, 2])
         assert batches(DataLoader(DATA, 4, sampler=WeightedRandomSampler(weights, 50))) == [[0, 2, 8]]
 
+    def test_weights_of_the_first_samples_alone(self):
+        assert flat(batches(DataLoader(DATA, 4, sampler=WeightedRandomSampler(torch.ones(5), 50)))) == [0, 1, 2, 3, 4]
+
+    @pytest.mark.parametrize("indices", [[3, 1, 3, 1, 5], torch.tensor([3, 1, 3, 1, 5])], ids=["list", "tensor"])
+    def test_a_subset_that_names_samples_twice(self, indices):
+        assert flat(batches(DataLoader(DATA, 4, sampler=SubsetRandomSampler(indices)))) == [1, 3, 5]
+
+    @pytest.mark.parametrize(
+        "make",
+        [
+            lambda kind: kind(DATA),
+            lambda kind: kind(range(9)),
+            lambda kind: kind(torch.ones(9), 9),
+            lambda kind: kind(DATA, num_replicas=1, rank=0, shuffle=False),
+        ],
+        ids=["SequentialSampler", "SubsetRandomSampler", "WeightedRandomSampler", "DistributedSampler"],
+    )
+    def test_an_order_of_its_own_in_a_subclass_of_torchs(self, make, request):
+        parent = getattr(torch.utils.data, request.node.callspec.id)
+
+        class EverySecond(parent):
+            def __iter__(self):
+                return iter([1, 3, 5, 7, 7])
+
+            def __len__(self):
+                return 5
+
+        loader = DataLoader(DATA, 3, sampler=make(EverySecond), drop_last=True)
+        assert flat(batches(loader)) == [1, 3, 5, 7]
+
     def test_over_a_part_of_the_data(self):
         assert batches(DataLoader(DATA, 4, sampler=SequentialSampler(range(6)))) == [[0, 1, 2, 3], [4, 5]]
         assert batches(DataLoader(DATA, 4, sampler=RandomSampler(range(6)))) == [[0, 1, 2, 3], [4, 5]]
@@ -119,9 +150,10 @@ class TestSamplers:
         [
             (lambda rng: rng.sample(range(9), 9), list(range(9))),
             (lambda rng: [5, 1, 5, 3], [1, 3, 5]),
+            (lambda rng: torch.tensor([5, 1, 5, 3]), [1, 3, 5]),
             (lambda rng: rng.sample([1, 3, 5], 3) * 2, [1, 3, 5]),
         ],
-        ids=["all", "a part", "a part, shuffled, with repeats"],
+        ids=["all", "a part", "a part, in a tensor", "a part, shuffled, with repeats"],
     )
     def test_of_ones_own(self, order, seen, recwarn):
         sampler = Order(order)

@@ -1,5 +1,6 @@
 """Inputs and targets of a batch."""
 
+from collections import namedtuple
 from dataclasses import dataclass
 
 import pytest
@@ -76,6 +77,12 @@ class TestBatchFn:
             y: int
 
         assert probe.default_batch_fn(Pair(1, 2)) == (1, 2)
+
+    def test_named_tuple(self):
+        turned = namedtuple("Turned", ["label", "x"])
+        assert probe.default_batch_fn(turned("y", "x")) == ("x", "y")
+        unnamed = namedtuple("Unnamed", ["first", "y"])
+        assert probe.default_batch_fn(unnamed("x", "y")) == ("x", "y")
 
     def test_two_kinds_of_targets(self):
         with pytest.raises(ValueError, match="got a dict with the keys"):

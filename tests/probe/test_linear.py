@@ -42,6 +42,13 @@ def pruned(p, k):
     return prune.l1_unstructured(nn.Linear(p, k), "weight", amount=0.5)
 
 
+def patched(p, k):
+    """A linear layer whose forward pass has been replaced on the object, with an adapter in it."""
+    linear, down, up = nn.Linear(p, k), torch.randn(2, p), torch.randn(k, 2)
+    linear.forward = lambda x: F.linear(x, linear.weight, linear.bias) + x @ down.T @ up.T
+    return linear
+
+
 MAPS = {
     "linear": nn.Linear,
     "no bias": lambda p, k: nn.Linear(p, k, bias=False),
@@ -52,6 +59,7 @@ MAPS = {
     "old weight_norm": lambda p, k: nn.utils.weight_norm(nn.Linear(p, k)),
     "old spectral_norm": lambda p, k: nn.utils.spectral_norm(nn.Linear(p, k)),
     "pruned": pruned,
+    "patched": patched,
     "scripted": lambda p, k: torch.jit.script(nn.Linear(p, k)),
     "batch norm before": lambda p, k: nn.Sequential(nn.BatchNorm1d(p), nn.Linear(p, k)),
 }
