@@ -19,7 +19,7 @@ from nc_callbacks.distributed import FailedElsewhereError, Ranks
 from nc_callbacks.functional import h_score, log_evidence, nc1, near_optimality, nearest_mean
 from nc_callbacks.probe import class_indices
 from nc_callbacks.statistics import ClassMoments, ClassStatistics
-from nc_callbacks.transfer.features import BatchFn, LayerOutputs, device_of, feature_batches, labelled_rows
+from nc_callbacks.transfer.features import SEED, BatchFn, LayerOutputs, device_of, feature_batches, labelled_rows
 from nc_callbacks.transfer.forms import check_width
 from nc_callbacks.transfer.head import CentredMeanHead
 
@@ -133,7 +133,7 @@ class Pass:
                         self.failed[layer] = failure
 
     def _train(self) -> None:
-        generators = {layer: torch.Generator().manual_seed(0) for layer in self.layers}
+        generators = {layer: torch.Generator().manual_seed(SEED) for layer in self.layers}
 
         def add(layer: str, features: Tensor, targets: Any) -> None:
             x, y = self.target.rows(features, targets)

@@ -1,5 +1,7 @@
 """Features of a backbone batch by batch, and the random sample of a stream."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -27,6 +29,16 @@ def test_sample_is_uniform():
     blocks = torch.bincount(draws // 50, minlength=40).double()
     chi_squared = ((blocks - 250).square() / 250).sum()
     assert chi_squared < 80  # 39 degrees of freedom: exceeded once in ten thousand times
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("seed", [0, 1, 42])
+def test_sample_does_not_follow_the_seed_of_the_data(seed, dtype):
+    x = torch.rand(2000, 1, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+    sample = FeatureSample(200)
+    sample.update(x, torch.zeros(2000, dtype=torch.long))
+    # The mean of 200 such numbers is within 5 standard errors of ½.
+    assert abs(float(sample.read()[0].mean()) - 0.5) < 5 / math.sqrt(12 * 200)
 
 
 def test_short_streams_are_kept_whole_and_the_global_state_is_left_alone():

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from nc_callbacks import ClassStatistics, rank_sources
 from nc_callbacks.functional import gcv_shrinkage, h_score, oas_shrinkage
+from nc_callbacks.transfer.features import SEED
 from nc_callbacks.transfer.scores import LARGER, Ranking, SourceScore
 from tests import reference
 from tests.callbacks.common import Tally
@@ -100,11 +101,30 @@ def test_one_pass_each_and_a_part_held_out_of_the_means():
     (score,) = rank_sources({"a": backbone}, LOADER, K)
     assert backbone.tally.calls == math.ceil(N / 40)
     # The same samples are drawn for each backbone, a fifth of them.
-    generator = torch.Generator().manual_seed(0)
-    out = torch.cat([torch.rand(len(part), generator=generator) < 0.2 for part in Y.split(40)])
+    generator = torch.Generator().manual_seed(SEED)
+    drawn = torch.cat([torch.rand(len(part), generator=generator) for part in Y.split(40)])
+    out, half = drawn < 0.2, int((drawn < 0.5).sum())
     assert score.cm_accuracy == pytest.approx(accuracy(X[~out], Y[~out], X[out], Y[out]))
-    larger = rank_sources({"a": backbone}, LOADER, K, holdout=0.5)[0]
-    assert larger.nc1 != score.nc1
+    larger = rank_sources({"a": backbone}, LOADER, K, holdout=0.5)
+    assert larger[0].nc1 not in (score.nc1, math.nan)
+    assert str(larger).startswith(f"{N - half} training and {half} test samples of {K} classes\n")
+
+
+@pytest.mark.parametrize("seed", [0, 1, 42])
+def test_the_seed_of_the_data_does_not_tell_which_samples_are_held_out(seed):
+    # A fifth of the labels are 0, those with the least numbers: without them in training the answer would be wrong.
+    y = (torch.rand(N, generator=torch.Generator().manual_seed(seed)) * K).long()
+    x = torch.eye(K)[y] + 0.01 * torch.randn(N, K, generator=torch.Generator().manual_seed(9))
+    loader = DataLoader(TensorDataset(x, y), batch_size=N)
+    (score,) = rank_sources({"a": nn.Identity()}, loader, K)
+    assert (score.cm_accuracy, score.ncc_accuracy) == (1, 1), score.error
+
+
+def test_where_torch_has_no_processes(monkeypatch):
+    monkeypatch.setattr(torch.distributed, "is_available", lambda: False)
+    monkeypatch.delattr(torch.distributed, "is_initialized")
+    (score,) = rank_sources({"a": nn.Identity()}, LOADER, K, TEST)
+    assert score.cm_accuracy == pytest.approx(accuracy(X, Y, X_TEST, Y_TEST)), score.error
 
 
 def test_a_backbone_that_fails_is_a_row_and_the_others_go_on():
@@ -176,14 +196,15 @@ def test_a_layer_that_fails_leaves_the_others_alone():
     class Twice(nn.Module):
         def __init__(self):
             super().__init__()
-            self.same, self.pair, self.idle = nn.Identity(), nn.Flatten(), nn.Identity()
+            self.same, self.idle, self.whole = nn.Identity(), nn.Identity(), nn.Flatten()
 
         def forward(self, x):
-            return self.same(self.same(x))
+            return self.whole(self.same(self.same(x)))
 
-    scores = rank_sources({"a": Twice()}, LOADER, K, TEST, layers=("same", "idle", "sam"))
+    scores = rank_sources({"a": Twice()}, LOADER, K, TEST, layers=("same", "idle", "sam", "whole"))
     by = {score.layer: score for score in scores}
     assert by[""].lda_accuracy > 0.5
+    assert by["whole"].lda_accuracy == by[""].lda_accuracy
     assert "it returned something else or ran again" in by["same"].error
     assert "it did not run" in by["idle"].error
     assert "did you mean 'same'" in by["sam"].error
