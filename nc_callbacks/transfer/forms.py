@@ -63,11 +63,11 @@ class Form:
         ValueError: An argument is out of its range, or given where it says nothing.
     """
 
-    normalize: Normalize | None = None
+    normalize: Normalize | None
     """None: ``"none"`` where whitened, else ``"spectral"``."""
-    whiten: bool = False
-    shrinkage: float | None = None
-    priors: Priors = "uniform"
+    whiten: bool
+    shrinkage: float | None
+    priors: Priors
 
     def __post_init__(self) -> None:
         if self.shrinkage is not None and not 0 <= self.shrinkage <= 1:

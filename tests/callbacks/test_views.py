@@ -73,6 +73,7 @@ def test_plot_of_vectors_and_matrices(fitted):
 def test_plot_of_the_summary(fitted):
     figure, panels = fitted[0].plot()
     assert {axes.figure for axes in panels} == {figure}
+    assert all(axes.has_data() for axes in panels)  # a place of the grid is left empty
     assert "NC1: variability within classes" in [axes.get_title() for axes in panels]
     with pytest.raises(ValueError, match="panels of its own"):
         fitted[0].plot(ax=panels[0])

@@ -67,6 +67,23 @@ def test_a2_residual_and_proposition_2(variant):
     assert callback.latest["nc/train/a2_residual"] == pytest.approx(F_nc.a2_residual(moments).item(), rel=1e-4)
 
 
+def test_proposition_2_of_a_model_in_half_precision():
+    callback, model = WeightMeanAlignment(implicit="full"), Classifier(bias=False)
+    trainer(callback, precision="bf16-true").fit(model, loader())
+    x, y = samples()
+    with torch.no_grad():
+        h = model.eval().body(x.bfloat16())
+        outputs = model.head(h)
+    statistics = ClassStatistics(K, covariance="per_class")
+    statistics.update(h, y)
+    weight = model.head.weight.detach().double()
+    implied = F_nc.implicit_weights(weight, statistics.compute(), F_nc.softmax_expectations(outputs.double(), y))
+    residual = ((implied - weight).norm() / weight.norm()).item()
+    assert callback.latest["nc/train/implicit_residual"] == pytest.approx(residual, rel=1e-4)
+    cosine = torch.nn.functional.cosine_similarity(implied, weight).mean().item()
+    assert callback.latest["nc/train/implicit_cosine"] == pytest.approx(cosine, rel=1e-4)
+
+
 def test_gathers_no_matrix_of_features_by_default(monkeypatch):
     gathered = []
     original = classes.ClassStatistics._products_shape

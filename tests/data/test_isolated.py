@@ -214,6 +214,16 @@ def test_nothing_is_left_of_a_pass_that_is_broken_off(monkeypatch):
         os.kill(pid, 0)
 
 
+def test_errors_that_are_kept_keep_no_pipe():
+    before = len(os.listdir("/proc/self/fd"))
+    kept = []
+    for _ in range(3):
+        with pytest.raises(OSError, match="unreadable") as caught:
+            list(Isolated(Failing(2)))
+        kept.append(caught)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_data_known_to_have_no_state():
     tensors = TensorDataset(torch.zeros(3))
     assert is_without_state(Subset(ConcatDataset([tensors, [1, 2]]), [0]))

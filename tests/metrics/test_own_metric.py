@@ -4,7 +4,9 @@ import re
 
 import numpy as np
 import pytest
+import torch
 from lightning.pytorch.loggers import CSVLogger
+from torch.utils.data import DataLoader, TensorDataset
 
 from nc_callbacks.callbacks.base import CollapseCallback
 from nc_callbacks.callbacks.look_recorder import LookRecorder
@@ -18,7 +20,8 @@ from nc_callbacks.runs.folder import read
 from nc_callbacks.runs.loggers import per_class_tables
 from nc_callbacks.runs.page import write_report
 from nc_callbacks.runs.summary import summarise
-from tests.callbacks.common import Classifier, loader, trainer
+from tests import reference
+from tests.callbacks.common import Classifier, K, loader, samples, trainer
 
 
 @pytest.fixture
@@ -71,6 +74,18 @@ def test_is_found_everywhere(own, tmp_path):
     assert columns == ["epoch", "class", "norm_of_each"]
     assert len(rows) == 2 * 4
     assert re.search(r"^\| `norm_largest` \| ‖μ_c‖ \|", tables(), re.MULTILINE)
+
+
+def test_samples_that_the_loss_ignores_count_in_no_metric(own):
+    x, y = samples()
+    ignored = torch.arange(len(y)) % 3 == 0
+    data = TensorDataset(x, y.where(~ignored, -100))
+    callback, model = own(), Classifier()
+    trainer(callback).fit(model, DataLoader(data, batch_size=16))
+    with torch.no_grad():
+        h = model.double().eval().body(x[~ignored].double()).numpy()
+    norms = np.linalg.norm(reference.centred(reference.moments(h, y[~ignored].numpy(), K).means), axis=1)
+    np.testing.assert_allclose(callback.latest["nc/train/norm_of_each"], norms, rtol=1e-5)
 
 
 def test_is_in_the_workspace(own):

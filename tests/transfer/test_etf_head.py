@@ -11,7 +11,7 @@ from nc_callbacks.transfer.etf_head import rows_apart
 from tests.callbacks.common import Classifier, K, loader, trainer
 
 
-@pytest.mark.parametrize(("k", "p"), [(2, 1), (4, 3), (5, 5), (10, 64), (100, 512)])
+@pytest.mark.parametrize(("k", "p"), [(2, 1), (4, 3), (5, 5), (10, 64), (100, 99), (100, 512)])
 def test_simplex_wherever_there_is_one(k, p):
     rows = rows_apart(k, p)
     assert rows.shape == (k, p)
@@ -19,6 +19,8 @@ def test_simplex_wherever_there_is_one(k, p):
     expected = torch.full((k, k), -1 / (k - 1), dtype=torch.float64).fill_diagonal_(1)
     torch.testing.assert_close(gram, expected, rtol=0, atol=1e-6)
     assert F_nc.nc2_etf(rows) < 1e-5
+    # Rows of a simplex add up to nothing, to the rounding of float32.
+    assert rows.double().sum(0).abs().max() < 1e-6
 
 
 @pytest.mark.parametrize(
@@ -35,6 +37,11 @@ def test_many_classes_are_as_far_apart_as_is_known(k, p, cosine):
     rows = rows_apart(k, p)
     torch.testing.assert_close(rows.norm(dim=1), torch.ones(k))
     assert (rows @ rows.T).fill_diagonal_(-1).max() < cosine + 2e-3
+
+
+def test_rows_on_a_line_stay_of_length_one():
+    # They can push one another nowhere.
+    assert rows_apart(3, 1).abs().tolist() == [[1.0]] * 3
 
 
 def test_rotation_follows_the_seed():

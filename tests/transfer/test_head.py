@@ -261,6 +261,18 @@ def test_export_and_deepcopy(mode):
 
 
 @pytest.mark.slow
+def test_representation_says_how_it_was_made():
+    head = fitted(scale=2.5)
+    assert (
+        repr(head) == "CentredMeanHead(num_features=12, num_classes=5, mode='fixed', normalize='spectral', scale=2.5)"
+    )
+    unsized = repr(CentredMeanHead(None, 3, "mixing", whiten=True, shrinkage=0.1, priors="empirical"))
+    assert unsized == (
+        "CentredMeanHead(num_features=None, num_classes=3, mode='mixing', normalize='none', scale=1, whiten=True, "
+        "shrinkage=0.1, priors='empirical')"
+    )
+
+
 def test_compile():
     x, y = data()
     head = fitted("mixing")
