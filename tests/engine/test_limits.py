@@ -8,12 +8,14 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from nc_callbacks.engine.limits import batch_limit
+from nc_callbacks.engine.limits import batch_limit, stream_limit
+
+
+QUIET = {"logger": False, "enable_checkpointing": False, "accelerator": "cpu"}
 
 
 def limited(limit, loader, split="train"):
-    quiet = {"logger": False, "enable_checkpointing": False, "accelerator": "cpu"}
-    return batch_limit(Trainer(limit_train_batches=limit, limit_val_batches=0.25, **quiet), split, loader)
+    return batch_limit(Trainer(limit_train_batches=limit, limit_val_batches=0.25, **QUIET), split, loader)
 
 
 def batches(n):
@@ -42,3 +44,19 @@ def test_a_share_of_a_stream_is_refused():
     assert limited(2, DataLoader(Stream())) == 2
     with pytest.raises(ValueError, match=r"limit_train_batches to be 1.0 or a number of batches .* got 0.5"):
         limited(0.5, DataLoader(Stream()))
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"max_steps": 3}, 3),
+        ({"max_steps": 3, "accumulate_grad_batches": 4}, 12),
+        ({"max_steps": 0}, 1),
+        ({"max_epochs": 2}, math.inf),
+        ({"max_epochs": -1}, None),
+        ({"max_epochs": 2, "max_time": "00:01:00:00"}, None),
+    ],
+)
+def test_what_ends_a_stream_before_the_first_epoch(settings, expected):
+    assert stream_limit(Trainer(**settings, **QUIET), "train") == expected
+    assert stream_limit(Trainer(**settings, **QUIET), "val") == math.inf
