@@ -124,7 +124,7 @@ class SplitStatistics:
             self.cache.clear()
 
     def observed(
-        self, split: str, tap: Tap, decisions: Decisions | None, ood_means: dict[str, dict[str, Tensor]] | None = None
+        self, split: str, tap: Tap, decisions: Decisions | None, ood_means: dict[str, dict[str, Tensor]]
     ) -> dict[str, Observation]:
         """Observations by layer, of all ranks' samples; every rank has to ask."""
         shares = {} if decisions is None else decisions.shares()
@@ -134,7 +134,7 @@ class SplitStatistics:
                 layer,
                 moments,
                 shares.get(f"nearest {layer}"),
-                ood_means=(ood_means or {}).get(layer, {}),
+                ood_means=ood_means.get(layer, {}),
                 whitened_accuracy=shares.get(f"whitened {layer}"),
                 projected=layer in tap.projected,
             )
