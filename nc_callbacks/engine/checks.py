@@ -107,7 +107,7 @@ class Checks:
     def _batch(self, inputs: Any, targets: Any) -> None:
         if self.found is None:
             self.found = self.passes.checked_head(inputs, targets, list(self.needs.layers))
-            self._refuse_other_outputs(self.found)
+            refuse_other_outputs(self.needs, self.found.name, self.found.scale, type(self.passes.model).__name__)
         started = now(self.passes.model.device)
         with self.tap(self.found) as tap:
             self.passes.forward(inputs, tap.forget)
@@ -124,17 +124,6 @@ class Checks:
         ClassStatistics(tap.num_classes, covariance="none", ignore_index=self.passes.source.ignore_index).update(
             batch.features[tap.head].float().cpu(), batch.targets.cpu()
         )
-
-    def _refuse_other_outputs(self, head: Head) -> None:
-        measured = {"quasi-interpolation": self.needs.errors, "ood_scores": self.needs.ood_scores}
-        asked = [name for name, of in measured.items() if of]
-        if asked and not abs(head.scale - 1) < 1e-3:
-            how = "through a function" if math.isnan(head.scale) else f"times {head.scale:.4g}"
-            raise ValueError(
-                f"For {' and '.join(asked)} the outputs of {head.name!r} would be measured, but "
-                f"{type(self.passes.model).__name__} returns them {how}. Make that a part of the classifier: a module "
-                "whose forward gives the scaled outputs, named by head=..., or leave out what measures outputs."
-            )
 
     def _narrowed(self, batch: Batch, tap: Tap) -> Head | None:
         """The classifier with what is done about layers that are too wide; None where there is nothing to do."""
@@ -223,3 +212,20 @@ def check_names(model: LightningModule, source: Source, layers: Sequence[str], m
         return False
     probe.check_names(model, source.head, layers)
     return True
+
+
+def refuse_other_outputs(needs: Needs, head: str, scale: float, model: str) -> None:
+    """Refuse to measure outputs that the model returns changed.
+
+    Raises:
+        ValueError: Something measures outputs, and the model multiplies the classifier's by a number, see `Head.scale`.
+    """
+    measured = {"quasi-interpolation": needs.errors, "ood_scores": needs.ood_scores}
+    asked = [name for name, of in measured.items() if of]
+    if asked and not abs(scale - 1) < 1e-3:
+        how = "through a function" if math.isnan(scale) else f"times {scale:.4g}"
+        raise ValueError(
+            f"For {' and '.join(asked)} the outputs of {head!r} would be measured, but {model} returns them {how}. "
+            "Make that a part of the classifier: a module whose forward gives the scaled outputs, named by head=..., "
+            "or leave out what measures outputs."
+        )

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from nc_callbacks.distributed import is_out_of_memory
 from nc_callbacks.engine.buffer import Budget, Buffer, Samples
-from nc_callbacks.engine.checks import Checks
+from nc_callbacks.engine.checks import Checks, refuse_other_outputs
 from nc_callbacks.engine.decisions import Decisions
 from nc_callbacks.engine.observation import Observations
 from nc_callbacks.engine.outside import Scored, Scorer, add_scores, named_loaders
@@ -274,4 +274,8 @@ class Look:
         def read(step: Step) -> None:
             use(tap.read(step.targets), step.indices)
 
-        self.passes.each(split, loader, tap, read, purpose)
+        def check(returned: Any) -> None:
+            refuse_other_outputs(self.needs, self.head, tap.scale_in(returned), type(self.model).__name__)
+
+        # What a sharded model returns is not whole.
+        self.passes.each(split, loader, tap, read, purpose, check=None if self.passes.sharded else check)

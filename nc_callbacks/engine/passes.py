@@ -92,6 +92,7 @@ class Passes:
         use: Callable[[Step], None],
         purpose: str = "",
         read: Callable[[Any], tuple[Any, Any]] | None = None,
+        check: Callable[[Any], None] | None = None,
     ) -> None:
         """Run the model on all batches of this rank.
 
@@ -105,8 +106,9 @@ class Passes:
             use: Called after each run that counts; it asks nothing of the other ranks.
             purpose: Said beside the progress bar.
             read: From a batch as the loader gave it to inputs and targets; targets of None leave it out.
+            check: Called, before the first `use`, with what the model returned.
         """
-        read = read or partial(self.inputs_and_targets, split=split)
+        read, checks = read or partial(self.inputs_and_targets, split=split), [check] if check else []
         owns = self.ranks.all_or_none(lambda: self.own_loaders_of(split, loader))
         shown = f"Neural collapse: {split}" + (f" ({purpose})" if purpose else "")
         with progress(self.trainer, shown, sum(map(len_of, owns))) as advance:
@@ -114,8 +116,10 @@ class Passes:
             def run(step: Step) -> None:
                 tap.forget()
                 if step.targets is not None or self.sharded:
-                    self.forward(step.inputs, tap.forget)
+                    returned = self.forward(step.inputs, tap.forget)
                 if step.targets is not None and step.counts:
+                    while checks:
+                        checks.pop()(returned)
                     use(step)
                 advance()
 

@@ -83,7 +83,7 @@ def check_head(
         shape,
         order=positions.order(targets, ignore_index),
         affine=_holds(model, head, shape, kept),
-        scale=1.0 if found is None else found.scale,
+        found=found,
         size=_magnitude(kept.inputs),
         dtype=kept.inputs.dtype,
         sample_dims=sample_dims(watched, shapes, forward, inputs),

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from nc_callbacks.probe.linear import Shape, affine_map
 from nc_callbacks.probe.names import classifier_weight
+from nc_callbacks.probe.outputs import Found
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,8 @@ class Head:
     """The dimensions of its positions in the order of the targets'; empty where they are the same."""
     affine: bool = True
     """Whether its output is an affine map of its input, so that it has a weight."""
-    scale: float = 1.0
-    """What the model multiplies its output by; NaN where that goes through another increasing function."""
+    found: Found | None = None
+    """Where its output is in what the model returns; None where it is not there as it is."""
     size: float = 1.0
     """Order of magnitude of its features."""
     dtype: torch.dtype = torch.float32
@@ -59,6 +60,11 @@ class Head:
             raise ValueError(f"head {name!r} ({type(module).__name__}) has no weight to tell its shape by.")
         example = tuple(weight.shape[1:])
         return Head(name, Shape("last" if weight.ndim == 2 else "all", example, len(weight)))
+
+    @property
+    def scale(self) -> float:
+        """What the model multiplies its output by; NaN where that goes through another increasing function."""
+        return 1.0 if self.found is None else self.found.scale
 
     @property
     def num_classes(self) -> int:

@@ -18,6 +18,9 @@ _DEPTH = 4
 _PAIRS = 2**24
 """Pairs of rows that are compared at most where some rows are selected."""
 
+_ROWS, _NUMBERS = 256, 20
+"""Rows that are compared in later runs, and numbers below which nothing is."""
+
 _FREEDOM = 3
 """Numbers left, after a scale is fitted, that must agree."""
 
@@ -96,6 +99,40 @@ def find_rows(given: Float[Tensor, "*positions k"], returned: Mapping[str, Tenso
     return None
 
 
+def relation_now(found: Found, given: Float[Tensor, "*positions k"], returned: Mapping[str, Tensor]) -> float | None:
+    """What a module's rows are multiplied by in a later run, see `Found.scale`; None where the model returns others.
+
+    Where that cannot be told (few or infinite numbers, probabilities that have come to 0 or 1) it is as it was found.
+
+    Args:
+        found: Where they were.
+        given: The module's output, classes last.
+        returned: See `tensors_of`.
+    """
+    enough = given.numel() >= _NUMBERS and bool(given.isfinite().all())
+    if not enough or (found.order is not None and len(found.order) != given.ndim - 1):
+        return found.scale
+    candidates = _with_classes_last(returned[found.place], given.shape[-1]) if found.place in returned else []
+    for rows in candidates:
+        flat = rows.flatten(0, -2)
+        if found.order is None and _selected(given, flat[:_ROWS]) is not None:
+            return found.scale
+        if found.order is not None:
+            exchanged = given.permute(*found.order, given.ndim - 1).flatten(0, -2)
+            scale = _relation(exchanged[:_ROWS], flat[:_ROWS]) if exchanged.shape == flat.shape else None
+            if (scale is None or math.isnan(scale)) and _saturated(flat[:_ROWS]):
+                return found.scale
+            if scale is not None:
+                return scale
+    return None
+
+
+def _saturated(rows: Tensor) -> bool:
+    """Whether they may be probabilities of which logits are no longer known."""
+    least, most = float(rows.min()), float(rows.max())
+    return least >= 0 and most <= 1 and (least == 0 or most > 1 - 1e-3)
+
+
 def _with_classes_last(tensor: Tensor, k: int) -> list[Tensor]:
     """A tensor as rows of k: its last dimension, or the second as cross-entropy takes it, or a single row."""
     if tensor.ndim == 1:
@@ -156,7 +193,7 @@ def _close(wanted: Tensor, got: Tensor, scale: float, tolerance: float) -> bool:
 
 def _increasing(r: Tensor, t: Tensor, tolerance: float) -> bool:
     """Whether each number is the same increasing function of the given one."""
-    if r.numel() < 20:
+    if r.numel() < _NUMBERS:
         return False
     sorted_t = t.flatten()[r.flatten().argsort()]
     spread = float(sorted_t[-1] - sorted_t[0])

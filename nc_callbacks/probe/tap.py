@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from nc_callbacks.probe.head import Head
 from nc_callbacks.probe.names import inside_script, named_head, named_module, unsharded, whole
+from nc_callbacks.probe.outputs import relation_now, tensors_of
 from nc_callbacks.probe.projection import Projection
 from nc_callbacks.probe.targets import class_indices
 from nc_callbacks.probe.trial import hook_after, hook_before
@@ -121,6 +122,25 @@ class Tap:
     def forget(self) -> None:
         """Drop what is captured."""
         self._inputs, self._outputs = {}, []
+
+    def scale_in(self, returned: Any) -> float:
+        """What the model multiplied the classifier's output by in the forward pass that is captured; see `Head.scale`.
+
+        Raises:
+            ValueError: What the model returned no longer is the classifier's output.
+        """
+        found = self._form.found
+        if found is None or len(self._outputs) != 1:
+            return self._form.scale
+        scale = relation_now(found, self._form.shape.outputs(self._outputs[0]), tensors_of(returned))
+        if scale is None:
+            raise ValueError(
+                f"What the model returns is no longer what the classifier {self.head!r} gives, as it was when training "
+                "started: something beside or after it, which added nothing then, has changed since. Pass head=..., a "
+                "module that has both inside, or forward_fn=..., a function (module, inputs) that returns the logits "
+                "of one module."
+            )
+        return scale
 
     def read(self, targets: Any) -> Batch:
         """Captures of the forward pass since the last call, as rows.

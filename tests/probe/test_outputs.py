@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from nc_callbacks.probe.outputs import find_rows, logits_of, tensors_of
+from nc_callbacks.probe.outputs import find_rows, logits_of, relation_now, tensors_of
 
 TENSOR = torch.zeros(2)
 
@@ -106,3 +106,38 @@ def test_a_part_of_the_rows():
     found = find_rows(given, {"": given[torch.arange(3), torch.tensor([4, 0, 2])]})
     assert found.order is None
     assert found.rows.tolist() == [4, 5, 12]
+
+
+class TestRelationNow:
+    def now(self, given, returned, found=None):
+        return relation_now(found or find_rows(rows(12, 5), {"a": rows(12, 5)}), given, {"a": returned})
+
+    def test_scale(self):
+        assert self.now(rows(12, 5, seed=2), 3 * rows(12, 5, seed=2)) == pytest.approx(3)
+        assert self.now(rows(12, 5, seed=2), rows(12, 5, seed=3)) is None
+        assert relation_now(find_rows(rows(12, 5), {"a": rows(12, 5)}), rows(12, 5), {"b": rows(12, 5)}) is None
+
+    def test_positions(self):
+        found = find_rows(rows(6, 7, 3), {"a": rows(6, 7, 3).transpose(0, 1)})
+        longer = rows(9, 7, 3, seed=2)
+        assert self.now(longer, longer.transpose(0, 1), found) == 1
+        assert self.now(longer, longer, found) is None
+
+    def test_selected_rows(self):
+        given, last = rows(3, 5, 4), torch.tensor([4, 0, 2])
+        found = find_rows(given, {"a": given[torch.arange(3), last]})
+        other = rows(3, 6, 4, seed=2)
+        assert self.now(other, other[torch.arange(3), last], found) == 1
+        assert self.now(other, rows(3, 4, seed=3), found) is None
+
+    @pytest.mark.parametrize("squash", [torch.sigmoid, lambda f: f.softmax(1)], ids=["sigmoid", "softmax"])
+    def test_certain_probabilities(self, squash):
+        found = find_rows(rows(12, 5), {"a": squash(rows(12, 5))})
+        certain = 300 * rows(12, 5, seed=2)
+        assert self.now(certain, squash(certain), found) == 1
+        assert self.now(rows(12, 5, seed=2), squash(rows(12, 5, seed=3)), found) is None
+
+    def test_few_or_infinite_numbers_say_nothing(self):
+        assert self.now(rows(2, 5), rows(2, 5, seed=1)) == 1
+        assert self.now(rows(12, 5) * torch.nan, rows(12, 5)) == 1
+        assert self.now(rows(12, 5), rows(12, 5) * torch.nan) is None
