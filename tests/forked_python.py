@@ -63,7 +63,8 @@ socket.send_fds(server, [len(asked).to_bytes(8, "big")], descriptors)
 server.sendall(asked)
 status = int.from_bytes(server.recv(4, socket.MSG_WAITALL) or b"\\1", "big", signed=True)
 if status < 0:
-    signal.signal(-status, signal.SIG_DFL)
+    if status != -signal.SIGKILL:
+        signal.signal(-status, signal.SIG_DFL)
     os.kill(os.getpid(), -status)
 os._exit(status)
 """

@@ -10,7 +10,6 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from nc_callbacks.engine.limits import batch_limit, stream_limit
 
-
 QUIET = {"logger": False, "enable_checkpointing": False, "accelerator": "cpu"}
 
 
