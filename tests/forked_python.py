@@ -72,7 +72,9 @@ os._exit(status)
 
 @functools.cache
 def executable() -> str:
-    """The command's path, good until this process ends."""
+    """The command's path, good until this process ends; where there is no Linux, that of Python itself."""
+    if sys.platform != "linux":
+        return sys.executable
     folder = Path(tempfile.mkdtemp(prefix="python"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     address, path = str(folder / "server"), folder / "python"

@@ -11,6 +11,8 @@ import pytest
 
 from tests.forked_python import executable
 
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there it is Python itself")
+
 SCRIPT = """
 import multiprocessing, os, sys
 
