@@ -93,10 +93,7 @@ class Look:
         # Ranks may find it near the limit, and what is left out is left out by all.
         head = replace(checks.found, affine=not self.ranks.any(not checks.found.affine))
         if not head.affine:
-            self.warn(
-                f"The classifier {head.name!r} is no affine map of its input and so has no weight: what needs one is "
-                "left out (nc3 and its kin, nc2_*_weights, wm_cosine*, mse_*, implicit_*)."
-            )
+            self._say_no_weight(head.name)
         if head.name in head.projected:
             self.warn(
                 f"The {head.num_features} features of the classifier {head.name!r} are projected to "
@@ -104,6 +101,12 @@ class Look:
                 "out (nc3 and its kin, nc2_*_weights, wm_cosine*, mse_*, implicit_*)."
             )
         return head
+
+    def _say_no_weight(self, head: str) -> None:
+        self.warn(
+            f"The classifier {head!r} is no affine map of its input and so has no weight: what needs one is left out "
+            "(nc3 and its kin, nc2_*_weights, wm_cosine*, mse_*, implicit_*)."
+        )
 
     def run(self, make_loaders: MakeLoaders) -> Observations:
         """Pass over the loaders of a fit, or of an evaluation.
@@ -274,8 +277,15 @@ class Look:
         def read(step: Step) -> None:
             use(tap.read(step.targets), step.indices)
 
+        affine = True
+
         def check(returned: Any) -> None:
+            nonlocal affine
             refuse_other_outputs(self.needs, self.head, tap.scale_in(returned), type(self.model).__name__)
+            affine = tap.stays_affine()
 
         # What a sharded model returns is not whole.
         self.passes.each(split, loader, tap, read, purpose, check=None if self.passes.sharded else check)
+        if self.ranks.any(not affine):
+            self._say_no_weight(self.head)
+            tap.leave_out_weight()

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from nc_callbacks.distributed import is_out_of_memory
 from nc_callbacks.probe.targets import class_indices
 
 INPUT_KEYS = ("image", "x", "input")
@@ -131,8 +132,10 @@ def explained(model: nn.Module, forward: Callable[[Any], Any]) -> Callable[[Any]
     def run(inputs: Any) -> Any:
         try:
             return forward(inputs)
-        except (AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-            shape = f" of shape {tuple(inputs.shape)}" if isinstance(inputs, Tensor) else ""
+        except (AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            if is_out_of_memory(error):
+                raise
+            shape = f" of shape {tuple(inputs.shape)}, {inputs.dtype}" if isinstance(inputs, Tensor) else ""
             raise ValueError(
                 f"The forward pass of {type(model).__name__} fails on inputs that are a {type(inputs).__name__}{shape} "
                 f"({type(error).__name__}: {error}). Pass batch_fn=..., a function from a batch to (inputs, targets), "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from nc_callbacks.probe.head import Head
+from nc_callbacks.probe.linear import is_affine
 from nc_callbacks.probe.names import inside_script, named_head, named_module, unsharded, whole
 from nc_callbacks.probe.outputs import relation_now, tensors_of
 from nc_callbacks.probe.projection import Projection
@@ -19,6 +20,9 @@ from nc_callbacks.probe.targets import class_indices
 from nc_callbacks.probe.trial import hook_after, hook_before
 
 Pool = Literal["mean"] | None
+
+_ROWS = 256
+"""Rows on which a look asks whether the classifier still is the affine map of its weight."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +145,19 @@ class Tap:
                 "of one module."
             )
         return scale
+
+    def stays_affine(self) -> bool:
+        """Whether the classifier's weight and bias give what it gave in the forward pass that is captured."""
+        weight, bias = self.weight_and_bias()
+        if weight is None or len(self._outputs) != 1:
+            return True
+        of_module = self._form.shape
+        h, f = of_module.inputs(self._inputs[self.head][0]), of_module.outputs(self._outputs[0])
+        return is_affine(self.module, weight, bias, h.flatten(0, -2)[:_ROWS], f.flatten(0, -2)[:_ROWS])
+
+    def leave_out_weight(self) -> None:
+        """Give no weight and bias from now on."""
+        self._form = replace(self._form, affine=False)
 
     def read(self, targets: Any) -> Batch:
         """Captures of the forward pass since the last call, as rows.

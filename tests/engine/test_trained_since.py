@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 from nc_callbacks import NeuralCollapse, QuasiInterpolation
 from tests.callbacks.common import Classifier, loader, trainer
@@ -64,3 +65,24 @@ def test_a_scale_that_is_learned_is_not_left_out_of_errors():
     callback = QuasiInterpolation(outputs="softmax")
     with pytest.warns(UserWarning, match="epoch 2 failed.*'head' would be measured, but Changed returns them times 3"):
         assert keys_of(callback, Changed(*THE_SAME["one scale"])) == [0]
+
+
+class Bent(nn.Linear):
+    """A linear layer, and a curve beside it that is there from the second epoch on."""
+
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        self.register_buffer("numbers", torch.zeros(1))
+
+    def forward(self, x):
+        return super().forward(x) + self.numbers * super().forward(x).square()
+
+
+def test_a_classifier_that_is_affine_no_longer_has_no_weight():
+    model, callback = Changed(torch.add, torch.zeros(1), torch.zeros(1)), NeuralCollapse()
+    model.head = Bent(8, 4)
+    model.numbers, model.later = model.head.numbers, torch.ones(1)
+    with pytest.warns(UserWarning, match="'head' is no affine map of its input and so has no weight"):
+        assert keys_of(callback, model) == [0, 1]
+    assert ["nc/train/nc3" in row for row in callback.history] == [True, False]
+    assert ["nc/train/accuracy" in row for row in callback.history] == [True, True]

@@ -133,12 +133,24 @@ def test_a_forward_pass_that_does_not_take_the_inputs_says_what_to_do():
             return data.x
 
     model = Graph()
-    match = r"Graph fails on inputs that are a Tensor of shape \(2, 3\) \(AttributeError: .*'x'\). Pass batch_fn="
+    match = r"Graph fails on inputs that are a Tensor of shape \(2, 3\), torch.float32 \(Attr.*'x'\). Pass batch_fn="
     with pytest.raises(ValueError, match=match):
         probe.explained(model, model)(torch.ones(2, 3))
     # Bags of words in the order (label, text), say.
-    match = r"EmbeddingBag fails on inputs that are a Tensor of shape \(2,\) \(ValueError: offsets.*Pass batch_fn="
+    match = r"Bag fails on inputs that are a Tensor of shape \(2,\), torch.int64 \(ValueError: offsets.*Pass batch_fn="
     with pytest.raises(ValueError, match=match):
         probe.explained(bag := nn.EmbeddingBag(4, 2), bag)(torch.tensor([0, 1]))
-    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+    with pytest.raises(ValueError, match=r"shapes cannot be multiplied.*Pass batch_fn="):
         probe.explained(model, nn.Linear(2, 2))(torch.ones(2, 3))
+    bytes_of_images = torch.zeros(2, 3, dtype=torch.uint8)
+    match = r"Linear fails on inputs that are a Tensor of shape \(2, 3\), torch.uint8 \(RuntimeError: .*Pass batch_fn="
+    with pytest.raises(ValueError, match=match):
+        probe.explained(layer := nn.Linear(3, 2), layer)(bytes_of_images)
+
+
+def test_running_out_of_memory_is_no_wrong_input():
+    def forward(inputs):
+        raise torch.OutOfMemoryError
+
+    with pytest.raises(torch.OutOfMemoryError):
+        probe.explained(nn.Identity(), forward)(0)
