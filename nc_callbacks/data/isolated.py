@@ -164,7 +164,7 @@ def _reopen_files() -> None:
             number = int(name)
             reads = fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
             if reads and stat.S_ISREG(os.fstat(number).st_mode):
-                own = os.open(f"/proc/self/fd/{number}", os.O_RDONLY | os.O_CLOEXEC)
+                own = os.open(f"/proc/self/fd/{number}", os.O_RDONLY)
                 os.lseek(own, os.lseek(number, 0, os.SEEK_CUR), os.SEEK_SET)
                 os.dup2(own, number, inheritable=False)
                 os.close(own)
@@ -189,7 +189,7 @@ class _Pickler(pickle.Pickler):
             return NotImplemented
         if thing.requires_grad or not thing.is_contiguous() or thing.is_conj() or thing.is_neg() or not thing.numel():
             return NotImplemented
-        flat: Any = thing.detach().reshape(-1).view(torch.uint8).numpy()
+        flat: Any = thing.reshape(-1).view(torch.uint8).numpy()
         return _tensor, (pickle.PickleBuffer(flat), thing.dtype, tuple(thing.shape))
 
 

@@ -1,5 +1,7 @@
 """The callback that starts a model's own classifier at the centred class means."""
 
+import copy
+
 import lightning as L
 import numpy as np
 import pytest
@@ -117,6 +119,17 @@ def test_freeze_backbone_trains_the_head_on_features_that_stay():
     assert model.in_train_mode == {"", "head"}
     assert_released(model)
     assert torch.equal(model.body.eval()(x), features)
+
+
+def test_freeze_backbone_holds_where_the_model_goes_back_to_train_mode():
+    class Back(Frozen):
+        def on_train_epoch_end(self):
+            self.train()
+
+    model = Back()
+    before = copy.deepcopy(model.body.state_dict())
+    trainer(CentredMeanInit(head="head", freeze_backbone=True), max_epochs=2).fit(model, loader())
+    torch.testing.assert_close(model.body.state_dict(), before, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("hook", ["on_fit_start", "on_train_start", "training_step", "validation_step"])

@@ -1,5 +1,6 @@
 """Results of a fit in child processes, and what a checkpoint keeps of them."""
 
+import os
 import pickle
 import sys
 
@@ -29,6 +30,19 @@ def test_a_copy_in_another_process_leaves_what_it_has_found(tmp_path):
     assert done.stdout.strip() == "None", "the copy takes nothing"
     assert mailbox.take() == {"latest": {"epoch": 3}}
     assert mailbox.take() is None
+
+
+@pytest.mark.parametrize("name", ["latest", "history", "head", "num_classes"])
+def test_whatever_is_read_first_is_what_the_copy_has_found(name, monkeypatch):
+    callback = NeuralCollapse()
+    copy = pickle.loads(pickle.dumps(callback))
+    run = trainer(copy)
+    run.fit(Classifier(), loader())
+    with monkeypatch.context() as child:
+        child.setattr(os, "getpid", lambda: 0)
+        child.setattr("nc_callbacks.callbacks.results.runs_in_children", lambda trainer: True)
+        copy.send_results(run)
+    assert repr(getattr(callback, name)) == repr(getattr(copy, name)) != repr(getattr(NeuralCollapse(), name))
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 from collections import namedtuple
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
@@ -160,6 +161,40 @@ def test_a_loader_with_workers_of_its_own(workers):
     ((numbers, worked),) = Isolated(DataLoader(Items(), 6, num_workers=workers))
     assert numbers.tolist() == [0, 1, 2, 3, 4, 5]
     assert bool(worked.all()) is (workers == 1)
+
+
+def test_length_is_that_of_what_is_gone_through():
+    assert len(Isolated(Given(1, 2, 3))) == 3
+
+
+def test_there_is_no_gpu_in_it(monkeypatch):
+    class Using:
+        def __iter__(self):
+            yield os.getpid(), torch.cuda.is_available(), torch.accelerator.is_available()
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    ((process, *available),) = Isolated(Using())
+    assert process != os.getpid()
+    assert available == [False, False]
+
+
+def test_open_files_take_one_place_each_there_too(tmp_path):
+    class Opened:
+        def __iter__(self):
+            yield os.getpid(), len(os.listdir("/proc/self/fd"))
+
+    counts = []
+    for number in (0, 5):
+        with ExitStack() as stack:
+            for name in range(number):
+                path = tmp_path / str(name)
+                path.touch()
+                stack.enter_context(path.open())
+            ((process, count),) = Isolated(Opened())
+        assert process != os.getpid()
+        counts.append(count)
+    assert counts[1] == counts[0] + 5
 
 
 def test_places_in_open_files_stay(tmp_path):

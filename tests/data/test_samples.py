@@ -2,6 +2,7 @@
 
 import random
 import threading
+from itertools import cycle
 
 import pytest
 import torch
@@ -163,8 +164,13 @@ class TestSamplers:
 
     @pytest.mark.parametrize(
         "order",
-        [lambda rng: rng.sample(range(9), 3), lambda rng: iter(lambda: rng.randrange(9), None), lambda rng: ["a", "b"]],
-        ids=["another part each epoch", "without an end", "no indices"],
+        [
+            lambda rng: rng.sample(range(9), 3),
+            lambda rng: iter(lambda: rng.randrange(9), None),
+            lambda rng: cycle([1, 3]),
+            lambda rng: ["a", "b"],
+        ],
+        ids=["another part each epoch", "without an end", "a part without an end", "no indices"],
     )
     def test_of_which_two_epochs_say_nothing(self, order):
         with pytest.warns(UserWarning, match="Order is not known.*all 9 samples of the TensorDataset"):

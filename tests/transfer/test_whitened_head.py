@@ -2,6 +2,7 @@
 
 import copy
 import io
+import warnings
 
 import numpy as np
 import pytest
@@ -64,6 +65,15 @@ def test_parameters():
         if mode != "fixed":
             nn.functional.cross_entropy(head(data()[0]), data()[1]).backward()
             assert all(parameter.grad.abs().sum() > 0 for parameter in head.parameters())
+
+
+def test_finishing_again_without_new_samples_changes_and_says_nothing():
+    head = whitened()
+    before = copy.deepcopy(head.state_dict())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        head.finalize()
+    torch.testing.assert_close(head.state_dict(), before, rtol=0, atol=0)
 
 
 def test_samples_add_up_over_finalize_and_from_moments():
