@@ -149,6 +149,8 @@ def _become(
     os.environ.update(environment)
     os.chdir(folder)
     sys.executable = path
+    # What the server has imported may have one of its own.
+    sys.excepthook = sys.__excepthook__
     spawn.set_executable(path)
     try:
         sys.exit(_run(words, folder))
