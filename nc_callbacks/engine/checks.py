@@ -8,8 +8,10 @@ from dataclasses import replace
 from itertools import chain, islice
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
 
 from nc_callbacks import probe
 from nc_callbacks.data.loader import OwnLoader, own_loaders, single_loaders
@@ -22,10 +24,14 @@ from nc_callbacks.engine.trainer import makes_layers_later, overrides
 from nc_callbacks.engine.work import Work, now
 from nc_callbacks.probe import Batch, Head, Tap
 from nc_callbacks.probe.names import listed
+from nc_callbacks.probe.positions import first_samples, size_of
 from nc_callbacks.statistics import ClassStatistics
 
 MAX_FEATURES = 32_768
 """A layer with more features would need more than 4 GiB for its p × p covariance."""
+
+_OTHERS = 1e-2
+"""Share by which features of samples differ that depend on others; those that do not differ by rounding alone."""
 
 _TRIED = 10
 """Batches among which one with targets is looked for."""
@@ -105,6 +111,7 @@ class Checks:
         return next((pair for pair in chain([first], read) if pair[1] is not None), (None, None))
 
     def _batch(self, inputs: Any, targets: Any) -> None:
+        first = self.found is None
         if self.found is None:
             self.found = self.passes.checked_head(inputs, targets, list(self.needs.layers))
             refuse_other_outputs(self.needs, self.found.name, self.found.scale, type(self.passes.model).__name__)
@@ -124,6 +131,36 @@ class Checks:
         ClassStatistics(tap.num_classes, covariance="none", ignore_index=self.passes.source.ignore_index).update(
             batch.features[tap.head].float().cpu(), batch.targets.cpu()
         )
+        first &= not (self.passes.sharded or self.passes.source.online)
+        if first and self._depends_on_others(inputs, targets, batch.features[tap.head]):
+            self.passes.warn(
+                f"The features of a sample at {tap.head!r} depend on the other samples of its batch, as they do behind "
+                "batch norm without running statistics. A look's batches are in the order of the data set, which need "
+                "not be that of training: where it is sorted by class, the numbers are others. Shuffle the data set "
+                "once, or let such layers keep running statistics."
+            )
+
+    def _depends_on_others(self, inputs: Any, targets: Any, features: Tensor) -> bool:
+        """Whether the first half of a batch has other features when it is alone; no where that cannot be tried."""
+        n = size_of(inputs)
+        if targets.ndim != 1 or not len(targets) == len(features) == n > 3:
+            return False
+        try:
+            half = self._features(first_samples(inputs, n, n // 2), targets[: n // 2])
+            differ = (half - features[: n // 2]).norm() > _OTHERS * features[: n // 2].norm()
+            # Where noise is drawn, no two runs are alike.
+            return (
+                bool(differ) and features.element_size() > 2 and torch.equal(self._features(inputs, targets), features)
+            )
+        except Exception:
+            # Such as of a model that takes batches of one size alone.
+            return False
+
+    def _features(self, inputs: Any, targets: Any) -> Tensor:
+        assert self.found is not None
+        with self.tap(self.found) as tap:
+            self.passes.forward(inputs, tap.forget)
+            return tap.read(targets).features[tap.head]
 
     def _narrowed(self, batch: Batch, tap: Tap) -> Head | None:
         """The classifier with what is done about layers that are too wide; None where there is nothing to do."""

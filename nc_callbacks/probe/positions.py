@@ -138,8 +138,15 @@ def size_of(inputs: Any) -> int:
 
 def without_last(inputs: Any, n: int) -> Any:
     """The inputs of a batch of n samples without the last of them."""
+    return first_samples(inputs, n, n - 1)
+
+
+def first_samples(inputs: Any, n: int, count: int) -> Any:
+    """The inputs of the first samples of a batch of n."""
     if isinstance(inputs, Tensor):
-        return inputs[:-1] if inputs.ndim and len(inputs) == n else inputs
+        return inputs[:count] if inputs.ndim and len(inputs) == n else inputs
     if isinstance(inputs, Mapping):
-        return {key: without_last(part, n) for key, part in inputs.items()}
-    return type(inputs)(without_last(part, n) for part in inputs) if type(inputs) in (list, tuple) else inputs
+        return {key: first_samples(part, n, count) for key, part in inputs.items()}
+    if type(inputs) not in (list, tuple):
+        return inputs
+    return type(inputs)(first_samples(part, n, count) for part in inputs)

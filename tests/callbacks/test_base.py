@@ -64,7 +64,7 @@ class TestSchedule:
         batches, epochs = 5, 2
         # Four calls find the classifier, and one tries each loader; Lightning's own validation and the looks at both
         # loaders follow.
-        assert model.looks == 6 + epochs * (batches + 2 * batches)
+        assert model.looks == 7 + epochs * (batches + 2 * batches)
         assert callbacks[0].latest["nc/train/nc1"] == callbacks[1].latest["same/train/nc1"]
         assert "val/val/nc1" in callbacks[2].latest
 

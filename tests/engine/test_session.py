@@ -90,7 +90,7 @@ class TestPasses:
     def test_only_what_needs_the_class_means_makes_a_second_pass(self, kind, second):
         model = Classifier()
         trainer(kind(head="head", feature_cache=0)).fit(model, loader())
-        assert model.looks == 4 + BATCHES * (1 + second)
+        assert model.looks == 5 + BATCHES * (1 + second)
 
     def test_nothing_is_kept_for_those_that_need_no_class_means(self):
         kept = []
@@ -132,7 +132,7 @@ class TestBudget:
 
     def test_the_smallest_that_is_given_counts(self):
         validation = BATCHES  # the trainer's own
-        tried = 4
+        tried = 5
         assert self.looks("1MiB", None) == tried + validation + BATCHES
         assert self.looks(None, 0) == tried + validation + 2 * BATCHES
         assert self.looks("1MiB", 0) == tried + validation + 2 * BATCHES
@@ -140,8 +140,8 @@ class TestBudget:
     def test_it_is_of_the_trainer_whatever_the_splits(self):
         """Room for one split's 80 samples of 8 features, 4 outputs and a target: enough for each in turn."""
         room = 80 * (8 * 4 + 4 * 4 + 8)
-        assert self.looks(room, splits=("train", "val")) == 5 + BATCHES + 2 * BATCHES
-        assert self.looks(room - 1, splits=("train", "val")) == 5 + BATCHES + 4 * BATCHES
+        assert self.looks(room, splits=("train", "val")) == 6 + BATCHES + 2 * BATCHES
+        assert self.looks(room - 1, splits=("train", "val")) == 6 + BATCHES + 4 * BATCHES
 
     def test_default(self):
         class Spy(NeuralCollapse):

@@ -36,8 +36,8 @@ def test_one_pass_and_the_sums_once(head, monkeypatch):
     callbacks[1] = WeightMeanAlignment(head=head)
     trainer(*callbacks, max_epochs=3).fit(model, loader())
     batches, epochs = 5, 3
-    # Four forward calls find the classifier, one tries the set-up; naming the head is a set-up of its own.
-    checks = 5 if head is None else 9
+    # Four forward calls find the classifier, two try the set-up; naming the head is a set-up of its own.
+    checks = 6 if head is None else 11
     assert model.looks == checks + epochs * batches
     # One set of statistics for each of the three layers and each epoch, and one of each that is timed before.
     assert updates.count("pooled") == 3 * epochs + 3
@@ -81,7 +81,7 @@ def test_different_schedules_share_what_coincides():
     model = Classifier()
     every, second = NeuralCollapse(), WeightMeanAlignment(every_n_epochs=2)
     trainer(every, second, max_epochs=4).fit(model, loader())
-    assert model.looks == 5 + 4 * 5
+    assert model.looks == 6 + 4 * 5
     assert [record["epoch"] for record in second.history] == [1, 3]
 
 
