@@ -52,7 +52,7 @@ WAITING = """
 import os, signal
 def heard(number, frame):
     # It may come while the number is being printed.
-    os.write(1, f"heard {number}\n".encode())
+    os.write(1, f"heard {number}\\n".encode())
     os._exit(3)
 signal.signal(signal.SIGUSR1, heard)
 print(os.getpid(), flush=True)

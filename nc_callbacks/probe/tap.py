@@ -153,7 +153,9 @@ class Tap:
             return True
         of_module = self._form.shape
         h, f = of_module.inputs(self._inputs[self.head][0]), of_module.outputs(self._outputs[0])
-        return is_affine(self.module, weight, bias, h.flatten(0, -2)[:_ROWS], f.flatten(0, -2)[:_ROWS])
+        h, f = h.flatten(0, -2)[:_ROWS], f.flatten(0, -2)[:_ROWS]
+        finite = h.isfinite().all(1) & f.isfinite().all(1)
+        return not finite.any() or is_affine(self.module, weight, bias, h[finite], f[finite])
 
     def leave_out_weight(self) -> None:
         """Give no weight and bias from now on."""

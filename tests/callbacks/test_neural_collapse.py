@@ -173,6 +173,7 @@ def test_features_that_are_not_finite():
     with pytest.warns(UserWarning, match=message) as warnings:
         fit.fit(Model(), DataLoader(data, 16))
     assert sum("infinite features" in str(w.message) for w in warnings) == 1
+    assert not any("affine" in str(w.message) for w in warnings)
     assert fit.current_epoch == 3
     assert math.isfinite(callback.history[0]["nc/train/nc1"])
     for record in callback.history[1:]:
