@@ -96,7 +96,8 @@ class SessionHooks(Views):
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Gather from this batch's forward passes, with ``mode="online"``."""
+        """Watch what the step gives the model; gather from its forward passes, with ``mode="online"``."""
+        session_of(trainer).begin_validation_batch(self.watch, pl_module)
         for _, stream in session_of(trainer).streams_for(self.watch):
             stream.begin_batch()
 
@@ -111,6 +112,7 @@ class SessionHooks(Views):
     ) -> None:
         """Take what this batch's forward passes gave."""
         session = session_of(trainer)
+        session.end_validation_batch(self.watch, pl_module, batch)
         for source, stream in session.streams_for(self.watch):
             split, loader = list(by_split("val", trainer.val_dataloaders).items())[dataloader_idx]
             if session.watches_split(source, split):

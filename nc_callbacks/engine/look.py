@@ -277,15 +277,22 @@ class Look:
         def read(step: Step) -> None:
             use(tap.read(step.targets), step.indices)
 
-        affine = True
+        stays: list[bool] = []
 
         def check(returned: Any) -> None:
-            nonlocal affine
-            refuse_other_outputs(self.needs, self.head, tap.scale_in(returned), type(self.model).__name__)
-            affine = tap.stays_affine()
+            stays.append(self.stays_classifier(tap, returned))
 
         # What a sharded model returns is not whole.
         self.passes.each(split, loader, tap, read, purpose, check=None if self.passes.sharded else check)
+        self.leave_out_weight_unless(all(stays), tap)
+
+    def stays_classifier(self, tap: Tap, returned: Any) -> bool:
+        """Whether the classifier is affine in the captured forward pass; raises where the model returned others."""
+        refuse_other_outputs(self.needs, self.head, tap.scale_in(returned), type(self.model).__name__)
+        return tap.stays_affine()
+
+    def leave_out_weight_unless(self, affine: bool, tap: Tap) -> None:
+        """Where the classifier is no affine map on some rank, give no weight, and say so."""
         if self.ranks.any(not affine):
             self._say_no_weight(self.head)
             tap.leave_out_weight()

@@ -20,7 +20,7 @@ _WAY_OUT = 'With mode="epoch_end" the features come from a pass of its own, whic
 
 
 class Online:
-    """Statistics of an epoch's own forward passes; no pass is added.
+    """Statistics of an epoch's own forward passes; no pass is added, but one batch runs again at the end.
 
     The hooks are on the model from `start` to `stop`, and a batch is taken from them when the trainer is through with
     it, so that gradient accumulation counts each once; what activation checkpointing repeats in the backward pass is
@@ -37,6 +37,8 @@ class Online:
         self.warn = warn
         self.tap: Tap | None = None
         self.gathered: dict[str, SplitStatistics] = {}
+        self.last: Any = None
+        """The last training batch that was taken."""
         self.proven = False
 
     def start(self) -> None:
@@ -86,6 +88,7 @@ class Online:
                 if split not in self.gathered:
                     self.gathered[split] = self.look.statistics(self.tap, split)
                 self.gathered[split].update(taken)
+                self.last = batch if split == "train" else self.last
         except Exception as error:
             if not self.proven:
                 raise ValueError(f"{error} {_WAY_OUT}") from error
@@ -124,7 +127,19 @@ class Online:
             if "train" not in held:
                 self._say_why_nothing(resumed)
                 return {}
+            look.leave_out_weight_unless(look.ranks.all_or_none(lambda: self._stays_classifier(tap)), tap)
             return self._observed(tap, held)
+
+    def _stays_classifier(self, tap: Tap) -> bool:
+        """Run one batch again as validation would: see `Look.stays_classifier`."""
+        batch, self.last, passes = self.last, None, self.look.passes
+        # What a sharded model returns is not whole.
+        if batch is None or passes.sharded:
+            return True
+        returned = passes.forward(passes.read(batch)[0], tap.forget)
+        affine = self.look.stays_classifier(tap, returned)
+        tap.forget()
+        return affine
 
     def _held(self, tap: Tap) -> dict[str, SplitStatistics]:
         """Statistics by split; a rank may have had no batch of a split that the others have."""

@@ -180,14 +180,15 @@ class Passes:
 
     def inputs_and_targets(self, raw: Any, split: str) -> tuple[Any, Any]:
         """Of a batch as the split's loader gave it; no targets where it shall not count."""
-        return self._read(on_device(self.trainer, self.model, raw, place_of(split)))
+        return self.read(on_device(self.trainer, self.model, raw, place_of(split)))
 
     def inputs(self, raw: Any) -> Any:
         """Of a batch that may be inputs alone."""
         batch = on_device(self.trainer, self.model, raw, 0)
-        return batch if isinstance(batch, Tensor) else self._read(batch)[0]
+        return batch if isinstance(batch, Tensor) else self.read(batch)[0]
 
-    def _read(self, batch: Any) -> tuple[Any, Any]:
+    def read(self, batch: Any) -> tuple[Any, Any]:
+        """Inputs and targets of a batch on the device."""
         inputs, targets = (self.source.batch_fn or default_batch_fn)(batch)
         return inputs if self.source.forward_fn else by_name(self.model, batch, inputs), targets
 

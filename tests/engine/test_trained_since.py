@@ -24,6 +24,11 @@ class Changed(Classifier):
             self.numbers.copy_(self.later)
 
 
+@pytest.fixture(params=["epoch_end", "online"])
+def mode(request):
+    return request.param
+
+
 def keys_of(callback, model):
     trainer(callback, max_epochs=2).fit(model, loader())
     return [row["epoch"] for row in callback.history if "nc/train/nc1" in row or "nc/train/sqi_ratio" in row]
@@ -49,20 +54,20 @@ THE_SAME = {
 
 
 @pytest.mark.parametrize("change", OTHERS.values(), ids=OTHERS.keys())
-def test_outputs_that_are_no_longer_the_classifiers_are_not_measured(change):
-    callback = NeuralCollapse()
+def test_outputs_that_are_no_longer_the_classifiers_are_not_measured(change, mode):
+    callback = NeuralCollapse(mode=mode)
     with pytest.warns(UserWarning, match="epoch 2 failed.*no longer what the classifier 'head' gives.*Pass head="):
         assert keys_of(callback, Changed(*change)) == [0]
 
 
 @pytest.mark.filterwarnings("error:.*no longer what")
 @pytest.mark.parametrize("change", THE_SAME.values(), ids=THE_SAME.keys())
-def test_those_that_say_the_same_are(change):
-    assert keys_of(NeuralCollapse(), Changed(*change)) == [0, 1]
+def test_those_that_say_the_same_are(change, mode):
+    assert keys_of(NeuralCollapse(mode=mode), Changed(*change)) == [0, 1]
 
 
-def test_a_scale_that_is_learned_is_not_left_out_of_errors():
-    callback = QuasiInterpolation(outputs="softmax")
+def test_a_scale_that_is_learned_is_not_left_out_of_errors(mode):
+    callback = QuasiInterpolation(outputs="softmax", mode=mode)
     with pytest.warns(UserWarning, match="epoch 2 failed.*'head' would be measured, but Changed returns them times 3"):
         assert keys_of(callback, Changed(*THE_SAME["one scale"])) == [0]
 
@@ -78,8 +83,8 @@ class Bent(nn.Linear):
         return super().forward(x) + self.numbers * super().forward(x).square()
 
 
-def test_a_classifier_that_is_affine_no_longer_has_no_weight():
-    model, callback = Changed(torch.add, torch.zeros(1), torch.zeros(1)), NeuralCollapse()
+def test_a_classifier_that_is_affine_no_longer_has_no_weight(mode):
+    model, callback = Changed(torch.add, torch.zeros(1), torch.zeros(1)), NeuralCollapse(mode=mode)
     model.head = Bent(8, 4)
     model.numbers, model.later = model.head.numbers, torch.ones(1)
     with pytest.warns(UserWarning, match="'head' is no affine map of its input and so has no weight"):
