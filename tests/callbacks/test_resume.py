@@ -61,6 +61,7 @@ def whole():
     return fit(6)
 
 
+@pytest.mark.slow
 def test_stopped_after_three_epochs_of_six(whole, tmp_path):
     run, *_ = fit(3)
     run.save_checkpoint(tmp_path / "half.ckpt")

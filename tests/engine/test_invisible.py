@@ -134,7 +134,7 @@ def test_a_weight_that_steps_on_when_it_is_read(mode, head):
     assert_bit_identical(run([], loader, SpectralNorm), run(watching, loader, SpectralNorm))
 
 
-SLOW = ("worker processes", "bf16-mixed")
+SLOW = ("worker processes", "persistent workers", "bf16-mixed", "accumulation")
 
 
 @pytest.mark.parametrize("case", [pytest.param(case, marks=[pytest.mark.slow] * (case in SLOW)) for case in CASES])

@@ -79,7 +79,7 @@ class TestBatches:
 
 class TestSources:
     @pytest.mark.parametrize("workers", [0, 2])
-    @pytest.mark.parametrize("batch_size", [7, 16])
+    @pytest.mark.parametrize("batch_size", [7, pytest.param(16, marks=pytest.mark.slow)])
     def test_iterable_dataset(self, workers, batch_size):
         callback, model = NeuralCollapse(), Classifier()
         trainer(callback, max_epochs=2).fit(model, DataLoader(Stream(), batch_size, num_workers=workers))

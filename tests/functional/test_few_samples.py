@@ -66,8 +66,13 @@ METRICS: dict[str, tuple[Callable[[Population], Tensor], Callable[[Population, C
 }
 
 
+QUICK = ("8 samples, p > n", "unbalanced, unequal spread")
+
+
 @pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("name", POPULATIONS)
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in POPULATIONS]
+)
 def test_unbiased_and_covered(name: str, metric: str) -> None:
     population, (true, found) = POPULATIONS[name], METRICS[metric]
     expected = float(true(population))

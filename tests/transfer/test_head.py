@@ -263,10 +263,10 @@ def test_export_and_deepcopy(mode):
 def test_representation_says_how_it_was_made():
     told = fitted(scale=2.5).extra_repr()
     assert told == "num_features=12, num_classes=5, mode='fixed', normalize='spectral', scale=2.5"
-    unsized = repr(CentredMeanHead(None, 3, "mixing", whiten=True, shrinkage=0.1, priors="empirical"))
+    unsized = CentredMeanHead(None, 3, "mixing", whiten=True, shrinkage=0.1, priors="empirical").extra_repr()
     assert unsized == (
-        "CentredMeanHead(num_features=None, num_classes=3, mode='mixing', normalize='none', scale=1, whiten=True, "
-        "shrinkage=0.1, priors='empirical')"
+        "num_features=None, num_classes=3, mode='mixing', normalize='none', scale=1, whiten=True, shrinkage=0.1, "
+        "priors='empirical'"
     )
 
 
