@@ -75,7 +75,8 @@ def test_stopped_after_three_epochs_of_six(whole, tmp_path):
     assert_same_weights(whole[1], model)
 
 
-@pytest.mark.parametrize("at_train_end", [pytest.param(True, marks=pytest.mark.slow), False])
+@pytest.mark.slow
+@pytest.mark.parametrize("at_train_end", [True, False])
 def test_resumed_from_any_epochs_checkpoint(whole, at_train_end, tmp_path):
     """Also from one that is saved after validation, before the look of its epoch."""
     saving = ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1, save_on_train_epoch_end=at_train_end)

@@ -187,7 +187,7 @@ def assert_identical(make, mode):
     assert torch.equal(following, also_following)
 
 
-@pytest.mark.parametrize("mode", ["epoch_end", "online"])
+@pytest.mark.parametrize("mode", ["epoch_end", pytest.param("online", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("case", CASES)
 def test_bit_identical(case, mode):
     assert_identical(CASES[case], mode)

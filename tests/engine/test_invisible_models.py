@@ -52,7 +52,7 @@ def assert_identical(model, mode, head=None, **settings):
 
 # A weight that each forward pass shrinks is another one in the next trial.
 @pytest.mark.filterwarnings("ignore:The classifier 'head' is no affine map")
-@pytest.mark.parametrize("mode", ["epoch_end", "online"])
+@pytest.mark.parametrize("mode", ["epoch_end", pytest.param("online", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("model", KINDS)
 def test_bit_identical(model, mode):
     assert_identical(model, mode)

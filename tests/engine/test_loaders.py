@@ -20,6 +20,9 @@ from nc_callbacks.probe.batches import INPUT_KEYS, TARGET_KEYS
 from tests.callbacks.common import Classifier, loader, samples, trainer, whole_set
 from tests.engine.loaders import Items, Pair, Reading, Sample, Stream, X, Y, assert_whole
 
+# Each at least once; tests/probe/test_batches.py has every pair.
+KEYS = list(zip(INPUT_KEYS, TARGET_KEYS, strict=False)) + [("x", t) for t in TARGET_KEYS[len(INPUT_KEYS) :]]
+
 
 class TestBatches:
     @pytest.mark.parametrize(
@@ -29,7 +32,7 @@ class TestBatches:
             (lambda x, y: [x, y, "more"], None),
             (Pair, None),
             (Sample, lambda items: Sample(*(torch.stack([getattr(i, f) for i in items]) for f in ("image", "label")))),
-            *[(lambda x, y, i=i, t=t: {"id": 0, t: y, i: x}, None) for i in INPUT_KEYS for t in TARGET_KEYS],
+            *[(lambda x, y, i=i, t=t: {"id": 0, t: y, i: x}, None) for i, t in KEYS],
         ],
     )
     def test_are_read(self, make, collate):

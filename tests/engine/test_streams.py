@@ -185,6 +185,7 @@ class TestMachinery:
         with pytest.raises(ValueError, match="got a Repeating that keeps its worker processes in an iterator"):
             trainer(NeuralCollapse()).fit(Classifier(), data)
 
+    @pytest.mark.slow
     def test_a_wrapper_around_a_loader(self):
         class Wrapper:
             def __init__(self, inner):

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from nc_callbacks import probe
+from nc_callbacks.probe.batches import INPUT_KEYS, TARGET_KEYS, default_batch_fn
 
 
 class TestBatchFn:
@@ -154,3 +155,12 @@ def test_running_out_of_memory_is_no_wrong_input():
 
     with pytest.raises(torch.OutOfMemoryError):
         probe.explained(nn.Identity(), forward)(0)
+
+
+@pytest.mark.parametrize("target", TARGET_KEYS)
+@pytest.mark.parametrize("name", INPUT_KEYS)
+def test_every_pair_of_names(name, target):
+    x, y = torch.zeros(2, 3), torch.arange(2)
+    inputs, targets = default_batch_fn({"id": 0, target: y, name: x})
+    assert inputs is x
+    assert targets is y
