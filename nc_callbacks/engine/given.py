@@ -51,17 +51,19 @@ class GivenInputs:
         if self.remove is None:
             return
         self.stop()
+        told = ""
         with suppress(Exception):
             inputs = default_batch_fn(batch)[0]
             if isinstance(taken, Tensor) and isinstance(inputs, Tensor) and _differ(taken, inputs):
-                name = type(model).__name__
-                self.warn(
-                    "other inputs",
-                    f"The validation_step of {name} gives the model other inputs than the batch holds ({_told(taken)}; "
-                    f"{_told(inputs)}), and a look gives it those of the batch: its features are others. Do what is "
-                    "done there in forward or on_after_batch_transfer, or pass batch_fn=..., a function from a batch "
-                    "to (inputs, targets).",
-                )
+                told = f"{_told(taken)}; {_told(inputs)}"
+        if told:
+            self.warn(
+                "other inputs",
+                f"The validation_step of {type(model).__name__} gives the model other inputs than the batch holds "
+                f"({told}), and a look gives it those of the batch: its features are others. Do what is done there in "
+                "forward or on_after_batch_transfer, or pass batch_fn=..., a function from a batch to (inputs, "
+                "targets).",
+            )
 
     def stop(self) -> None:
         """Take the hook off the model."""

@@ -41,6 +41,12 @@ def test_scaled_inputs_are_told_once(settings):
     assert (first, set(others)) == (1, {0})
 
 
+@pytest.mark.filterwarnings("error:The validation_step of")
+def test_is_an_error_to_who_makes_warnings_errors():
+    with pytest.raises(UserWarning, match="gives the model other inputs"):
+        trainer(NeuralCollapse()).fit(Stepping(lambda x: x + 1), loader(), loader(1))
+
+
 @pytest.mark.parametrize(
     "change",
     [lambda x: x, lambda x: x.clone(), lambda x: x.bfloat16().float(), lambda x: x.view(len(x), -1)],
