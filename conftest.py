@@ -1,6 +1,10 @@
 """What all tests take for granted: one thread a process, no account, and the names in docstrings' examples."""
 
+import gc
 import os
+import shlex
+import sys
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -15,6 +19,36 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Two processes; for tests of one file, which share their fixtures, the one that there is."""
     files = [name for name in config.args if name.partition("::")[0].endswith(".py")]
     return 0 if len(files) == len(config.args) == 1 else 2
+
+
+def pytest_xdist_setupnodes(specs: Sequence[Any]) -> None:
+    """Both are forked from one process, which imports what the tests need once for all."""
+    from tests.forked_python import SHARED, executable
+
+    os.environ[SHARED] = executable()
+    for spec in specs:
+        spec.python = shlex.quote(executable())
+
+
+def pytest_configure_node(node: Any) -> None:
+    """A test that asks for Python gets the real one."""
+    node.workerinput["python"] = sys.executable
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config, "workerinput"):
+        sys.executable = config.workerinput["python"]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """What is there by now stays; without this, each search for garbage goes through half a million objects."""
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """Nor is it taken apart, piece by piece, at the end."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -10,6 +10,7 @@ of the two outlives the other.
 import atexit
 import fcntl
 import functools
+import gc
 import importlib
 import json
 import os
@@ -44,6 +45,8 @@ IMPORTED = (
     "torchvision",
 )
 """Modules that the server, and whatever it forks, finds imported."""
+SHARED = "TESTS_PYTHON"
+"""The variable that gives the command to the processes among which the tests are shared out."""
 MOST_FILES = 253
 """As many descriptors as one message holds."""
 OUT_OF_THE_WAY = 512
@@ -75,6 +78,8 @@ def executable() -> str:
     """The command's path, good until this process ends; where there is no Linux, that of Python itself."""
     if sys.platform != "linux":
         return sys.executable
+    if SHARED in os.environ:
+        return os.environ[SHARED]
     folder = Path(tempfile.mkdtemp(prefix="python"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     address, path = str(folder / "server"), folder / "python"
@@ -90,8 +95,12 @@ def executable() -> str:
 
 
 def _serve(address: str, path: str) -> None:
+    gc.disable()
     for name in IMPORTED:
         importlib.import_module(name)
+    # Nothing of it is ever given up.
+    gc.freeze()
+    gc.enable()
     server = socket.socket(socket.AF_UNIX)
     server.bind(address)
     server.listen(64)
