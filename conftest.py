@@ -1,10 +1,12 @@
 """What all tests take for granted: one thread a process, no account, and the names in docstrings' examples."""
 
+import functools
 import gc
+import importlib.metadata
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -56,6 +58,15 @@ def _one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _packages_are_listed_once() -> Iterator[None]:
+    """Each trainer asks all installed packages for callbacks, which takes as long as all else that makes one."""
+    with pytest.MonkeyPatch.context() as patch:
+        listed = functools.cache(importlib.metadata.entry_points)
+        patch.setattr("lightning.fabric.utilities.registry.entry_points", listed)
+        yield
 
 
 @pytest.fixture(autouse=True)

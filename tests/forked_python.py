@@ -31,18 +31,21 @@ from typing import NoReturn
 
 ROOT = Path(__file__).parents[1]
 IMPORTED = (
-    "hypothesis",
+    "hypothesis.strategies",
     "matplotlib.backends.backend_agg",
     "nc_callbacks.experiments.data",
     "nc_callbacks.report",
     "nc_callbacks.runs.job",
     "pytest",
+    "pytorch_lightning",
     "sklearn.datasets",
+    "tensorboard.backend.event_processing.event_accumulator",
     "torch._dynamo",
     "torch.distributed.fsdp",
     "torch.distributed.launcher.api",
     "torch.distributed.tensor.parallel",
     "torchvision",
+    "wandb",
 )
 """Modules that the server, and whatever it forks, finds imported."""
 SHARED = "TESTS_PYTHON"
