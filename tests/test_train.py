@@ -1,6 +1,7 @@
 """The training script, run as a user runs it."""
 
 import csv
+import itertools
 import json
 
 import pytest
@@ -12,7 +13,15 @@ from omegaconf import OmegaConf
 from nc_callbacks.metrics import short
 from tests.processes import ROOT, python
 
-CHOICES = sorted(f"{path.parent.name}={path.stem}" for path in (ROOT / "nc_callbacks" / "conf").glob("*/*.yaml"))
+CONF = ROOT / "nc_callbacks" / "conf"
+CHOICES = {
+    group.name: [f"{group.name}={path.stem}" for path in sorted(group.glob("*.yaml"))]
+    for group in sorted(CONF.iterdir())
+    if any(group.glob("*.yaml"))
+}
+EXPERIMENTS = [[choice] for choice in CHOICES.pop("experiment")]
+TOGETHER = [list(filter(None, choices)) for choices in itertools.zip_longest(*CHOICES.values())]
+"""One choice of each group at a time, so that each file is composed, and none twice."""
 
 
 def run(folder, *overrides):
@@ -80,10 +89,10 @@ def targets(content):
             yield from targets(value)
 
 
-@pytest.mark.parametrize("choice", CHOICES)
-def test_each_choice_composes_and_names_what_there_is(choice, monkeypatch):
+@pytest.mark.parametrize("choices", EXPERIMENTS + TOGETHER, ids=" ".join)
+def test_each_choice_composes_and_names_what_there_is(choices, monkeypatch):
     with initialize_config_module("nc_callbacks.conf", version_base="1.3"):
-        config = compose("train", [choice, "folder=here", "++scale=small"], return_hydra_config=True)
+        config = compose("train", [*choices, "folder=here", "++scale=small"], return_hydra_config=True)
     monkeypatch.setattr(HydraConfig.instance(), "cfg", config)
     content = [
         OmegaConf.to_container(value, resolve=True)
@@ -91,14 +100,14 @@ def test_each_choice_composes_and_names_what_there_is(choice, monkeypatch):
         if key != "hydra" and OmegaConf.is_config(value)
     ]
     assert all(callable(get_object(name)) for name in targets(content))
-    group, name = choice.split("=")
-    if group == "data":
-        assert config.data.name == name
-    elif group == "model":
+    chosen = dict(choice.split("=") for choice in choices)
+    if "data" in chosen:
+        assert config.data.name == chosen["data"]
+    if "model" in chosen:
         network = instantiate(config.model, image_shape=(3, 32, 32), num_classes=10)
         # As in the papers.
         assert network.classifier.bias is None
-    elif group == "experiment":
+    if "experiment" in chosen:
         milestones = OmegaConf.select(config, "scheduler.milestones", default=())
         assert all(0 < step < config.trainer.max_epochs for step in milestones)
 

@@ -173,6 +173,7 @@ def train(watched, folder):
     return found | {"next": torch.rand(3)}
 
 
+@pytest.mark.slow
 def test_bit_identical_on_two_processes(tmp_path):
     plains, watcheds = (on_ranks(train, 2, watched, str(tmp_path)) for watched in (False, True))
     for plain, watched in zip(plains, watcheds, strict=True):

@@ -3,6 +3,7 @@
 import itertools
 import random
 import threading
+from contextlib import ExitStack
 
 import lightning as L
 import numpy as np
@@ -195,7 +196,14 @@ def test_bit_identical(case, mode):
 
 @pytest.mark.parametrize("mode", ["epoch_end", "online"])
 def test_a_file_that_is_read_on(mode, tmp_path):
-    assert_identical(lambda: DataLoader(Lines(tmp_path / "lines"), 16), mode)
+    with ExitStack() as files:
+
+        def make():
+            lines = Lines(tmp_path / "lines")
+            files.enter_context(lines.file)
+            return DataLoader(lines, 16)
+
+        assert_identical(make, mode)
 
 
 def test_a_cache_that_training_fills_stays_filled_and_is_used():

@@ -1,5 +1,7 @@
 """Models that keep state outside of parameters and buffers train bit-identically with and without a look."""
 
+from contextlib import ExitStack
+
 import pytest
 import torch
 
@@ -60,4 +62,11 @@ def test_bit_identical(model, mode):
 
 @pytest.mark.parametrize("mode", ["epoch_end", "online"])
 def test_a_file_that_is_read(mode, tmp_path):
-    assert_identical(lambda: Opening(tmp_path / "numbers"), mode)
+    with ExitStack() as files:
+
+        def make():
+            model = Opening(tmp_path / "numbers")
+            files.enter_context(model.file)
+            return model
+
+        assert_identical(make, mode)

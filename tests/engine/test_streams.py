@@ -184,6 +184,8 @@ class TestMachinery:
         data = Repeating(TensorDataset(X, Y), 16, num_workers=1)
         with pytest.raises(ValueError, match="got a Repeating that keeps its worker processes in an iterator"):
             trainer(NeuralCollapse()).fit(Classifier(), data)
+        # As garbage it would wait seconds for its worker.
+        data.iterator._shutdown_workers()
 
     @pytest.mark.slow
     def test_a_wrapper_around_a_loader(self):

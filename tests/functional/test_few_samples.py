@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 import pytest
@@ -56,6 +57,12 @@ POPULATIONS = {
     "p < k": Population(12, 6, [60] * 12),
 }
 
+
+@cache
+def drawn(name: str, seed: int) -> ClassMoments:
+    return POPULATIONS[name].moments(seed)
+
+
 METRICS: dict[str, tuple[Callable[[Population], Tensor], Callable[[Population, ClassMoments], Tensor]]] = {
     "nc1": (lambda q: nc1(q.within, q.means), lambda q, m: nc1_corrected(m)),
     "cdnv": (lambda q: nc1_cdnv(q.traces, q.means), lambda q, m: nc1_cdnv_corrected(m)),
@@ -78,7 +85,7 @@ def test_unbiased_and_covered(name: str, metric: str) -> None:
     expected = float(true(population))
     values, errors = [], []
     for seed in range(DRAWS):
-        moments = population.moments(seed)
+        moments = drawn(name, seed)
         values.append(found(population, moments))
         errors.append(standard_error(lambda m: found(population, m), moments))
     value, error = torch.stack(values), torch.stack(errors)

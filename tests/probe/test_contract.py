@@ -43,7 +43,7 @@ class TestFindHead:
             (lambda: models.resnet18(num_classes=10), 32, "fc"),
             pytest.param(lambda: models.vgg11(num_classes=10), 32, "classifier.6", marks=pytest.mark.slow),
             (lambda: models.mobilenet_v3_small(num_classes=10), 32, "classifier.3"),
-            (lambda: models.vit_b_32(num_classes=10, image_size=32), 32, "heads.head"),
+            (lambda: models.VisionTransformer(32, 16, 2, 2, 32, 64, num_classes=10), 32, "heads.head"),
             (lambda: ConvolutionalHead(flat=True), 8, "classifier"),
             (lambda: ConvolutionalHead(flat=False), 8, "classifier"),
         ],

@@ -36,6 +36,7 @@ def composed(*overrides):
         return compose("train", list(overrides), return_hydra_config=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experiment", PAPERS)
 def test_composes_as_published(experiment):
     sets, batch_size, epochs, optimizer, rate = PAPERS[experiment]
