@@ -1,4 +1,4 @@
-"""A Python that starts within milliseconds, for scripts and for whatever they start in turn.
+"""A Python that starts within milliseconds, for the tests, for scripts and for whatever they start in turn.
 
 `executable()` is a command that takes what `python` takes: a script, `-m MODULE` or `-c CODE`. It hands its arguments,
 environment, folder and open files to a server that has imported torch and Lightning once and has done nothing else, and
@@ -8,6 +8,7 @@ of the two outlives the other.
 """
 
 import atexit
+import contextlib
 import fcntl
 import functools
 import gc
@@ -100,7 +101,9 @@ def executable() -> str:
 def _serve(address: str, path: str) -> None:
     gc.disable()
     for name in IMPORTED:
-        importlib.import_module(name)
+        # What is not installed is missed where it is used.
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
     # Nothing of it is ever given up.
     gc.freeze()
     gc.enable()
