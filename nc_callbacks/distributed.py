@@ -96,7 +96,11 @@ class Ranks:
         mine = _vote(failure, more)
         largest = self.max(mine)
         if failure is not None and mine == largest:
-            raise failure
+            try:
+                raise failure
+            finally:
+                # Its traceback, which knows this frame, would keep itself and all tensors on the way.
+                del failure
         if largest == _Vote.INTERRUPTED:
             raise InterruptedPassError
         if largest > _Vote.INTERRUPTED:

@@ -66,6 +66,8 @@ class Isolated:
                 if reader.received > 1:
                     raise batch
             finally:
+                # The traceback of an error would keep the error, and so itself.
+                batch = None
                 reader.close()
         # What cannot be read elsewhere, or cannot be read at all and says so itself.
         yield from self.iterable

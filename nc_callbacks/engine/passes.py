@@ -157,26 +157,28 @@ class Passes:
         """Agree with the other ranks before each step: forward passes wait for them, or who has how many is unknown."""
         held: Step | None = None
         failure: Exception | None = None
-        while True:
-            step: Step | None = None
-            try:
-                step = next(steps, None) if failure is None else None
-                if self.sharded and held is None and step is None and failure is None:
-                    raise ValueError(
-                        f"The {split} loader gave rank {self.ranks.rank} no batch; a sharded model needs one on each."
-                    )
-            except Exception as error:
-                failure = error
-            if not self.ranks.vote(failure, step is not None):
-                return
-            held = step or held
-            try:
-                if step is not None:
-                    run(step)
-                elif self.sharded and held is not None:
-                    run(replace(held, counts=False))
-            except Exception as error:
-                failure = error
+        try:
+            while True:
+                step: Step | None = None
+                try:
+                    step = next(steps, None) if failure is None else None
+                    if self.sharded and held is None and step is None and failure is None:
+                        none = f"The {split} loader gave rank {self.ranks.rank} no batch"
+                        raise ValueError(f"{none}; a sharded model needs one on each.")
+                except Exception as error:
+                    failure = error
+                if not self.ranks.vote(failure, step is not None):
+                    return
+                held = step or held
+                try:
+                    if step is not None:
+                        run(step)
+                    elif self.sharded and held is not None:
+                        run(replace(held, counts=False))
+                except Exception as error:
+                    failure = error
+        finally:
+            del failure  # Its traceback would keep it, and so itself.
 
     def inputs_and_targets(self, raw: Any, split: str) -> tuple[Any, Any]:
         """Of a batch as the split's loader gave it; no targets where it shall not count."""

@@ -122,12 +122,13 @@ class Snapshot:
         if not self.exact and len(thing) > self.most_objects:
             return
         held = kinds.copy_of(thing)
+        # A function that knew this snapshot would keep it, and all that it holds, until garbage is searched for.
+        may_grow = not self.exact and isinstance(thing, dict) and not isinstance(thing, defaultdict)
 
         def put_back() -> None:
             if kinds.same_items(thing, held):
                 return
-            is_cache = isinstance(thing, dict) and not isinstance(thing, defaultdict)
-            if not self.exact and is_cache and _has_grown(thing, held):
+            if may_grow and _has_grown(thing, held):
                 # A number or a generator would go on from where it was left.
                 for key in [k for k, v in thing.items() if k not in held and (is_number(v) or is_generator(v))]:
                     del thing[key]

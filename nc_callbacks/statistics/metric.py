@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import types
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -20,7 +21,30 @@ class _Sealed:
 
 
 class StreamingMetric(Metric):
-    """A metric whose states are updated in place, also those that were made in inference mode."""
+    """A metric whose states are updated in place, also those that were made in inference mode.
+
+    Its memory is free as soon as nobody holds it. torchmetrics keeps `update` and `compute`, wrapped, in each metric,
+    which so holds itself until garbage is searched for. On a GPU its memory stays taken as long; and where a process is
+    forked meanwhile, as a DataLoader's workers are, the search may run in that one, which cannot free memory of a GPU
+    and is killed. Here both are wrapped when they are called.
+    """
+
+    def __init_subclass__(cls, **settings: Any) -> None:
+        super().__init_subclass__(**settings)
+        for name in ("update", "compute"):
+            if name in vars(cls):
+                setattr(cls, name, _wrapped_when_called(name, vars(cls)[name]))
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._let_go_of_itself()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._let_go_of_itself()
+
+    def _let_go_of_itself(self) -> None:
+        del self.__dict__["update"], self.__dict__["compute"]
 
     def _make_states_mutable(self) -> None:
         """Replace inference tensors; call it outside inference mode."""
@@ -28,6 +52,16 @@ class StreamingMetric(Metric):
             state = getattr(self, name)
             if state.is_inference():
                 setattr(self, name, state.clone())
+
+
+def _wrapped_when_called(name: str, method: Callable) -> Callable:
+    """The method of a class as torchmetrics wraps that of an instance."""
+
+    @functools.wraps(method)
+    def wrapped(self: Any, *args: Any, **settings: Any) -> Any:
+        return getattr(self, f"_wrap_{name}")(types.MethodType(method, self))(*args, **settings)
+
+    return wrapped
 
 
 def sum_over_ranks(tensors: Iterable[Tensor], group: Any = None) -> list[Tensor]:

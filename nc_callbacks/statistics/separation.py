@@ -7,15 +7,16 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torchmetrics import Metric
 from torchmetrics.functional.classification import binary_auroc, binary_specificity_at_sensitivity
 from torchmetrics.utilities import dim_zero_cat
+
+from nc_callbacks.statistics.metric import StreamingMetric
 
 SENSITIVITY = 0.95
 """The share of the samples within that a threshold has to keep."""
 
 
-class ScoreSeparation(Metric):
+class ScoreSeparation(StreamingMetric):
     """AUROC of a score that is larger within the training distribution, and the false positive rate at 95 % TPR.
 
     AUROC is the share of pairs of a sample within and one outside of which the former has the larger score, ties
