@@ -46,7 +46,6 @@ IMPORTED = (
     "torch.distributed.launcher.api",
     "torch.distributed.tensor.parallel",
     "torchvision",
-    "wandb",
 )
 """Modules that the server, and whatever it forks, finds imported."""
 SHARED = "TESTS_PYTHON"
