@@ -74,7 +74,7 @@ def packed(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "looks": len(history),
         "tables": [
-            (list(columns), torch.tensor(rows, dtype=torch.int32), torch.stack(list(columns.values()), 1))
+            (list(columns), torch.tensor(rows, dtype=torch.int32, device="cpu"), torch.stack(list(columns.values()), 1))
             for (rows, *_), columns in tables.items()
         ],
     }
@@ -117,4 +117,4 @@ def _stacked(values: list[Any]) -> Tensor:
     if isinstance(values[0], Tensor):
         return torch.stack(values)
     whole = all(isinstance(value, int) for value in values)
-    return torch.tensor(values, dtype=torch.int64 if whole else torch.float64)
+    return torch.tensor(values, dtype=torch.int64 if whole else torch.float64, device="cpu")

@@ -237,7 +237,7 @@ class NeuralCollapse(CollapseCallback):
             # Of layers that are projected it is not known.
             return {}
         fuzziness = [numbers.get("class_separation", math.nan) for numbers in measured]
-        slope, fit = line(torch.tensor(fuzziness, dtype=torch.float64).log())
+        slope, fit = line(torch.tensor(fuzziness, dtype=torch.float64, device="cpu").log())
         return {"class_separation_slope": slope, "class_separation_fit": fit}
 
     def draw(self, folder: Path, formats: Sequence[str] = ("png",)) -> None:
@@ -249,7 +249,7 @@ class NeuralCollapse(CollapseCallback):
 
 def line(y: Float[Tensor, " n"]) -> tuple[float, float]:
     """Slope and R² of the least-squares line through values at 0, 1, 2, …"""
-    x = torch.arange(len(y), dtype=y.dtype) - (len(y) - 1) / 2
+    x = torch.arange(len(y), dtype=y.dtype, device=y.device) - (len(y) - 1) / 2
     y = y - y.mean()
     slope = (x @ y) / (x @ x)
     return float(slope), float(1 - (y - slope * x).square().sum() / y.square().sum())

@@ -185,9 +185,10 @@ class Passes:
         return self.read(on_device(self.trainer, self.model, raw, place_of(split)))
 
     def inputs(self, raw: Any) -> Any:
-        """Of a batch that may be inputs alone."""
+        """Of a batch that may be inputs alone, in a list of one where a TensorDataset gives them."""
         batch = on_device(self.trainer, self.model, raw, 0)
-        return batch if isinstance(batch, Tensor) else self.read(batch)[0]
+        alone = batch[0] if isinstance(batch, list | tuple) and len(batch) == 1 and not self.source.batch_fn else batch
+        return alone if isinstance(alone, Tensor) else self.read(batch)[0]
 
     def read(self, batch: Any) -> tuple[Any, Any]:
         """Inputs and targets of a batch on the device."""
@@ -219,10 +220,9 @@ class Passes:
     def checked_head(self, inputs: Any, targets: Any, layers: Sequence[str] = ()) -> Head:
         """The classifier, found or named, and held to its contract on a batch; see `nc_callbacks.probe.check_head`."""
         given = targets, self.source.head, layers, self.source.ignore_index
+        run = explained(self.model, partial(self.forward, forget=_start_over))
         try:
-            return check_head(
-                self.model, explained(self.model, partial(self.forward, forget=_start_over)), inputs, *given
-            )
+            return check_head(self.model, run, inputs, *given)
         except _NeedsGradientsError:
             return check_head(self.model, self.forward, inputs, *given)
 

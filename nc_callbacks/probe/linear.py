@@ -115,7 +115,7 @@ def affine_map(
     device = next((t.device for t in (own, *module.parameters(), *module.buffers()) if t is not None), None)
     with _alone(module), torch.autocast(device.type if device else "cpu", enabled=False):
         ask = _asking(module, shape, device, dtype if own is None else own.dtype)
-        bias = ask(torch.zeros(1, shape.num_features))[0]
+        bias = ask(torch.zeros(1, shape.num_features, device="cpu"))[0]
         step, p = max(1, _ENTRIES // shape.num_features), shape.num_features
 
         def read(size: float) -> Tensor:
@@ -130,7 +130,7 @@ def affine_map(
 
 
 def _units(first: int, count: int, p: int) -> Float[Tensor, "count p"]:
-    return nn.functional.one_hot(torch.arange(first, first + count), p).float()
+    return nn.functional.one_hot(torch.arange(first, first + count, device="cpu"), p).float()
 
 
 def is_plain(module: nn.Module) -> bool:
@@ -205,8 +205,8 @@ def is_affine_nearby(
         # Quantised ranges are those of the data.
         return True
     h = inputs[:_ROWS].float()
-    noise = torch.randn(_NEARBY, h.shape[1], generator=torch.Generator().manual_seed(3))
-    noise *= torch.logspace(0, math.log10(_SPREAD), _NEARBY)[:, None]
+    noise = torch.randn(_NEARBY, h.shape[1], generator=torch.Generator().manual_seed(3), device="cpu")
+    noise *= torch.logspace(0, math.log10(_SPREAD), _NEARBY, device="cpu")[:, None]
     rows = h.mean(0) + h.std(0, correction=0) * noise.to(h.device)
     rows = rows.abs() if bool((h >= 0).all()) else rows
     own = next((t for t in (*module.parameters(), *module.buffers()) if _is_real(t)), inputs)

@@ -37,8 +37,10 @@ class Projection:
         self.num_features, self._width = num_features, max_features // BLOCKS
         self.num_outputs = BLOCKS * self._width
         generator = torch.Generator().manual_seed(seed)
-        self._order = torch.stack([torch.randperm(num_features, generator=generator) for _ in range(BLOCKS)])
-        self._signs = torch.randint(0, 2, (BLOCKS, num_features), generator=generator, dtype=torch.int8) * 2 - 1
+        # Where the generator is, whatever the default device.
+        with torch.device("cpu"):
+            self._order = torch.stack([torch.randperm(num_features, generator=generator) for _ in range(BLOCKS)])
+            self._signs = torch.randint(0, 2, (BLOCKS, num_features), generator=generator, dtype=torch.int8) * 2 - 1
 
     @property
     def nbytes(self) -> int:

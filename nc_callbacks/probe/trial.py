@@ -116,7 +116,9 @@ class Trial:
             for parameter in parameters:
                 # Away from zero, where adapters start, and no scale changes its sign.
                 sign = torch.where(parameter.detach() < 0, -1.0, 1.0).to(parameter.dtype)
-                step = torch.rand(parameter.shape, generator=generator).to(parameter.device, parameter.dtype)
+                step = torch.rand(parameter.shape, generator=generator, device="cpu").to(
+                    parameter.device, parameter.dtype
+                )
                 parameter.data.add_(sign * step)
 
         remove = hook_before(self.modules[outer], move)
@@ -244,7 +246,8 @@ def _nan_like(output: Tensor) -> Tensor:
 
 
 def _random_like(output: Tensor) -> Tensor:
-    values = torch.randn(output.shape, generator=torch.Generator().manual_seed(1)).to(output.device, output.dtype)
+    values = torch.randn(output.shape, generator=torch.Generator().manual_seed(1), device="cpu")
+    values = values.to(output.device, output.dtype)
     if isinstance(output, DTensor):
         return distribute_tensor(values, output.device_mesh, output.placements)
     return values

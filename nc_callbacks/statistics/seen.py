@@ -23,7 +23,7 @@ class AllSeen:
         """Have the device look at the counts, unless it is known or being asked."""
         if counts.device.type != "cuda" or self._known or self._answer is not None:
             return
-        self._answer = torch.empty((), dtype=torch.bool, pin_memory=True)
+        self._answer = torch.empty((), dtype=torch.bool, device="cpu", pin_memory=True)
         self._answer.copy_((counts > 0).all(), non_blocking=True)
         self._arrived = torch.cuda.Event()
         self._arrived.record(torch.cuda.current_stream(counts.device))

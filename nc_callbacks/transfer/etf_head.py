@@ -34,7 +34,13 @@ def rows_apart(num_classes: int, num_features: int, seed: int = 0) -> Float[Tens
     k, p = num_classes, num_features
     if k < 2 or p < 1:
         raise ValueError(f"Expected at least 2 classes and 1 feature, got {k} and {p}.")
-    generator = torch.Generator().manual_seed(seed)
+    # Where the generator is, whatever the default device.
+    with torch.device("cpu"):
+        rows = _rows_apart(k, p, torch.Generator().manual_seed(seed))
+    return rows.to(torch.get_default_device())
+
+
+def _rows_apart(k: int, p: int, generator: torch.Generator) -> Float[Tensor, "k p"]:
     if k <= p + 1:
         # The complement of 1, as columns: k rows of one length and one angle.
         basis = torch.linalg.qr(torch.cat([torch.ones(1, k), torch.eye(k)[1:]]).double().T).Q[:, 1:]

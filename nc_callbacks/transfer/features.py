@@ -179,7 +179,7 @@ class FeatureSample:
 
     def update(self, features: Float[Tensor, "n p"], targets: Int[Tensor, " n"]) -> None:
         """Add rows."""
-        keys = torch.rand(len(targets), generator=self._generator, dtype=torch.float64)
+        keys = torch.rand(len(targets), generator=self._generator, dtype=torch.float64, device="cpu")
         staying = keys > self._least
         here = staying.to(features.device)
         self._parts.append((keys[staying], features.detach()[here], targets.detach()[here]))

@@ -139,7 +139,7 @@ class Pass:
             x, y = self.target.rows(features, targets)
             check_width(x.shape[1], "A ranking", "")
             if self.target.test_loader is None:
-                drawn = torch.rand(len(y), generator=generators[layer])
+                drawn = torch.rand(len(y), generator=generators[layer], device="cpu")
                 out = (drawn < self.target.holdout).to(x.device)
                 self.kept[layer].append((x[out], y[out]))
                 x, y = x[~out], y[~out]

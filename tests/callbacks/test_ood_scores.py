@@ -114,6 +114,27 @@ def test_of_several_loaders_each_has_the_numbers_that_it_has_alone(mode):
     assert both["nc/train/nc1"] == alone["nc/train/nc1"]
 
 
+@pytest.mark.parametrize(
+    ("data", "batch_fn"),
+    [
+        (TensorDataset(outside_samples()), None),
+        (TensorDataset(outside_samples(), torch.zeros(50)), None),
+        (
+            TensorDataset(outside_samples() / 2),
+            lambda batch: (2 * batch[0] if len(batch) == 1 else batch[0], batch[-1]),
+        ),
+    ],
+    ids=["inputs in lists of one", "with targets", "as batch_fn gives them"],
+)
+def test_batches_of_inputs_alone(data, batch_fn):
+    found = []
+    for given in (outside_samples(), data):
+        callback = NeuralCollapse(ood_loader=DataLoader(given, 7), batch_fn=batch_fn)
+        trainer(callback).fit(still(), loader(shuffle=False))
+        found.append(callback.latest["nc/train/nc5"])
+    assert found[0] == found[1] > 0
+
+
 @pytest.mark.parametrize("name", ["", "a/b", "val", 3])
 def test_names_of_loaders_fit_into_keys(name):
     with pytest.raises(ValueError, match=f"name is a part of log keys: .* got {name!r}"):

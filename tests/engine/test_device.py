@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
+from torch.utils.data import DataLoader, TensorDataset
 
 from nc_callbacks import (
     ClassStatistics,
@@ -19,7 +21,7 @@ from nc_callbacks import (
 )
 from nc_callbacks.engine.decisions import Decisions
 from nc_callbacks.engine.split import SplitStatistics
-from tests.callbacks.common import Classifier, loader, trainer
+from tests.callbacks.common import Classifier, loader, samples, trainer
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -82,3 +84,33 @@ def test_a_look_waits_for_no_batch(monkeypatch: pytest.MonkeyPatch, ignore_index
     fit.fit(Classifier(), loader(0), loader(1))
     for callback in callbacks:
         assert [record["epoch"] for record in callback.history] == [0, 1]
+
+
+def fitted(data: DataLoader, **settings: Any) -> dict[str, Any]:
+    callback = NeuralCollapse(splits=["train", "val"])
+    trainer(callback, accelerator="gpu", devices=1, **settings).fit(Classifier(), data, loader(1))
+    return {name: value for name, value in callback.latest.items() if isinstance(value, float)}
+
+
+@pytest.mark.parametrize("place", ["cpu", "cuda"])
+def test_data_and_default_device(place: str) -> None:
+    x, y = samples()
+    expected = fitted(DataLoader(TensorDataset(x, y), 16))
+    data = TensorDataset(x.to(place), y.to(place))
+    assert fitted(DataLoader(data, 16)) == pytest.approx(expected, rel=1e-5)
+    with torch.device(place):
+        assert fitted(DataLoader(data, 16)) == pytest.approx(expected, rel=1e-5)
+
+
+def search_at_once(worker: int) -> None:
+    gc.set_threshold(20, 2, 2)
+
+
+@pytest.mark.parametrize("mode", ["epoch_end", "online"])
+def test_workers_find_nothing_of_the_device_in_their_garbage(mode: Any) -> None:
+    kinds: list[Any] = [NeuralCollapse, WeightMeanAlignment, QuasiInterpolation, FeatureSpectrum]
+    callbacks = [kind(mode=mode) for kind in kinds]
+    data = loader(num_workers=2, worker_init_fn=search_at_once)
+    fit = trainer(*callbacks, accelerator="gpu", devices=1, max_epochs=6)
+    fit.fit(Classifier(), data)
+    assert fit.current_epoch == 6

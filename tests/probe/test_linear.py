@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, prune
 
-from nc_callbacks.probe.linear import Shape, affine_map, is_affine, shapes_of
+from nc_callbacks.probe.linear import Shape, affine_map, is_affine, is_affine_nearby, shapes_of
 
 
 class Turned(nn.Module):
@@ -167,3 +167,13 @@ def test_small_features_beside_a_large_bias():
     weight, bias = affine_map(module, Shape("last", (12,), 4), size=2.0**-20)
     torch.testing.assert_close(weight, module.weight.detach(), rtol=1e-5, atol=1e-6)
     assert torch.equal(bias, module.bias.detach())
+
+
+def test_whatever_the_default_device():
+    torch.manual_seed(0)
+    module, x = nn.Sequential(nn.Linear(6, 4), nn.Identity()), torch.randn(9, 6)
+    with torch.device("meta"):
+        shape = shapes_of(module, x, module(x))[0]
+        weight, bias = affine_map(module, shape, 1.0, x.dtype)
+        assert is_affine_nearby(module, shape, weight, bias, x)
+    torch.testing.assert_close(x @ weight.T + bias, module(x))

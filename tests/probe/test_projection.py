@@ -66,3 +66,10 @@ def test_it_is_the_same_each_time():
     x = dense(500)
     assert torch.equal(Projection(500, 32)(x), Projection(500, 32)(x))
     assert not torch.equal(Projection(500, 32)(x), Projection(500, 32, seed=1)(x))
+
+
+def test_is_the_same_whatever_the_default_device():
+    with torch.device("meta"):
+        projection = Projection(1000, 64)
+    x = dense(1000)
+    assert torch.equal(projection(x), Projection(1000, 64)(x))

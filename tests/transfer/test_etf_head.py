@@ -91,3 +91,10 @@ def test_training_with_callbacks():
 def test_too_little_is_refused(k, p):
     with pytest.raises(ValueError, match=f"at least 2 classes and 1 feature, got {k} and {p}"):
         rows_apart(k, p)
+
+
+@pytest.mark.parametrize("k", [4, 9])
+def test_rows_lie_on_the_default_device(k):
+    with torch.device("meta"):
+        assert rows_apart(k, 5).device.type == "meta"
+    assert rows_apart(k, 5).device.type == "cpu"
