@@ -128,9 +128,8 @@ class Checks:
         self.features = {name: rows.shape[1] for name, rows in batch.features.items()}
         self._refuse_wide(tap.head)
         self.forward_time, self.tried = now(self.passes.model.device) - started, batch
-        ClassStatistics(tap.num_classes, covariance="none", ignore_index=self.passes.source.ignore_index).update(
-            batch.features[tap.head].float().cpu(), batch.targets.cpu()
-        )
+        of_one = ClassStatistics(tap.num_classes, covariance="none", ignore_index=self.passes.source.ignore_index)
+        of_one.cpu().update(batch.features[tap.head].float().cpu(), batch.targets.cpu())
         first &= not (self.passes.sharded or self.passes.source.online)
         if first and self._depends_on_others(inputs, targets, batch.features[tap.head]):
             self.passes.warn(

@@ -21,7 +21,7 @@ from nc_callbacks import (
 )
 from nc_callbacks.engine.decisions import Decisions
 from nc_callbacks.engine.split import SplitStatistics
-from tests.callbacks.common import Classifier, loader, samples, trainer
+from tests.callbacks.common import Classifier, loader, samples, trainer, whole_set
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -86,20 +86,18 @@ def test_a_look_waits_for_no_batch(monkeypatch: pytest.MonkeyPatch, ignore_index
         assert [record["epoch"] for record in callback.history] == [0, 1]
 
 
-def fitted(data: DataLoader, **settings: Any) -> dict[str, Any]:
-    callback = NeuralCollapse(splits=["train", "val"])
-    trainer(callback, accelerator="gpu", devices=1, **settings).fit(Classifier(), data, loader(1))
-    return {name: value for name, value in callback.latest.items() if isinstance(value, float)}
-
-
+@pytest.mark.parametrize("default", ["cpu", "cuda"])
 @pytest.mark.parametrize("place", ["cpu", "cuda"])
-def test_data_and_default_device(place: str) -> None:
-    x, y = samples()
-    expected = fitted(DataLoader(TensorDataset(x, y), 16))
-    data = TensorDataset(x.to(place), y.to(place))
-    assert fitted(DataLoader(data, 16)) == pytest.approx(expected, rel=1e-5)
-    with torch.device(place):
-        assert fitted(DataLoader(data, 16)) == pytest.approx(expected, rel=1e-5)
+def test_data_and_default_device(place: str, default: str) -> None:
+    (x, y), (val, labels) = samples(), samples(1)
+    splits = TensorDataset(x.to(place), y.to(place)), TensorDataset(val.to(place), labels.to(place))
+    callback, model = NeuralCollapse(splits=["train", "val"]), Classifier()
+    with torch.device(default):
+        fit = trainer(callback, accelerator="gpu", devices=1)
+        fit.fit(model, *(DataLoader(split, 16) for split in splits))
+    for name, data in (("train", (x, y)), ("val", (val, labels))):
+        for metric, value in whole_set(model, data, (x, y)).items():
+            assert callback.latest[f"nc/{name}/{metric}"] == pytest.approx(value, rel=1e-5, abs=1e-7), metric
 
 
 def search_at_once(worker: int) -> None:
