@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from nc_callbacks import ClassStatistics, NeuralCollapse
 from nc_callbacks.engine.decisions import Decisions
 from nc_callbacks.engine.look import Look
+from nc_callbacks.statistics import classes
 from tests.callbacks.common import Tally, trainer
 from tests.engine.ranks_script import Sharded, Still, data
 
@@ -100,16 +101,16 @@ def forward_fn(module, inputs):
     return outputs
 
 
-def fail_in(owner: type, method: str, trouble: str, error: Exception) -> None:
-    """Let a method of the package raise in the look of that trouble."""
+def fail_in(owner: Any, method: str, trouble: str, error: Exception) -> None:
+    """Let a method or function of the package raise in the look of that trouble."""
     plain = getattr(owner, method)
 
-    def failing(self, *arguments):
+    def failing(*arguments):
         if Trouble.of(trouble):
             # Memory runs out once, and is enough for the second attempt.
             NOW.kind = "none"
             raise error
-        return plain(self, *arguments)
+        return plain(*arguments)
 
     setattr(owner, method, failing)
 
@@ -126,7 +127,7 @@ class Keep(L.Callback):
         warnings.showwarning = lambda message, *_: self.warnings.append(str(message))
         fail_in(Decisions, "update", "decisions", FloatingPointError("no mean"))
         fail_in(ClassStatistics, "_add", "waiting", ArithmeticError("no product"))
-        fail_in(ClassStatistics, "compute", "statistics", ArithmeticError("no sum"))
+        fail_in(classes, "moments_of", "statistics", ArithmeticError("no sum"))
         fail_in(Look, "statistics", "memory", torch.OutOfMemoryError("too large"))
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

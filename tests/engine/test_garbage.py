@@ -9,7 +9,7 @@ import weakref
 import lightning as L
 import pytest
 import torch
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from nc_callbacks import (
     CentredMeanHead,
@@ -110,7 +110,12 @@ def test_a_loader_that_fails_leaves_nothing():
     assert watching.found == [0] * 4
 
 
-def failing_on_one_rank(fails):
+class Stream(IterableDataset):
+    def __iter__(self):
+        yield from zip(X, Y, strict=True)
+
+
+def failing_on_one_rank(fails, data):
     class OfOne(Failing):
         def forward(self, x):
             return super().forward(x) if fails == torch.distributed.get_rank() else Classifier.forward(self, x)
@@ -119,12 +124,13 @@ def failing_on_one_rank(fails):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         gc.disable()
-        trainer(NeuralCollapse(), watching, devices=2, strategy="ddp", max_epochs=3).fit(OfOne(), loader())
+        trainer(NeuralCollapse(), watching, devices=2, strategy="ddp", max_epochs=3).fit(OfOne(), DataLoader(data, 16))
     return watching.found
 
 
-def test_nor_where_one_rank_of_two_fails():
-    assert on_ranks(failing_on_one_rank, 2, 1) == [[0] * 4] * 2
+@pytest.mark.parametrize("data", [TensorDataset(X, Y), Stream()], ids=["rows", "stream"])
+def test_nor_where_one_rank_of_two_fails(data):
+    assert on_ranks(failing_on_one_rank, 2, 1, data) == [[0] * 4] * 2
 
 
 METRICS = {
