@@ -65,7 +65,8 @@ def _packages_are_listed_once() -> Iterator[None]:
     """Each trainer asks all installed packages for callbacks, which takes as long as all else that makes one."""
     with pytest.MonkeyPatch.context() as patch:
         listed = functools.cache(importlib.metadata.entry_points)
-        patch.setattr("lightning.fabric.utilities.registry.entry_points", listed)
+        # Other versions may list them otherwise.
+        patch.setattr("lightning.fabric.utilities.registry.entry_points", listed, raising=False)
         yield
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import types
+import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -54,13 +55,21 @@ class StreamingMetric(Metric):
                 setattr(self, name, state.clone())
 
 
+_WRAPPED: weakref.WeakSet[Callable] = weakref.WeakSet()
+
+
 def _wrapped_when_called(name: str, method: Callable) -> Callable:
-    """The method of a class as torchmetrics wraps that of an instance."""
+    """The method of a class as torchmetrics wraps that of an instance; once, where one calls that of its parent."""
 
     @functools.wraps(method)
     def wrapped(self: Any, *args: Any, **settings: Any) -> Any:
-        return getattr(self, f"_wrap_{name}")(types.MethodType(method, self))(*args, **settings)
+        called = types.MethodType(method, self)
+        outermost = getattr(type(self), name)
+        if outermost is not wrapped and outermost in _WRAPPED:
+            return called(*args, **settings)
+        return getattr(self, f"_wrap_{name}")(called)(*args, **settings)
 
+    _WRAPPED.add(wrapped)
     return wrapped
 
 

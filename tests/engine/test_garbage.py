@@ -164,3 +164,21 @@ def test_heads_and_rankings_leave_nothing():
     CentredMeanHead.from_loader(torch.nn.Linear(6, 8), data, 4, whiten=True)
     rank_sources({"one": torch.nn.Linear(6, 8), "two": torch.nn.Linear(6, 5)}, data, 4, test_loader=data)
     assert tensors_in_garbage() == 0
+
+
+def test_a_subclass_that_calls_its_parent_counts_an_update_once():
+    class Doubled(ClassStatistics):
+        def update(self, x, y):
+            super().update(2 * x, y)
+
+        def compute(self):
+            return super().compute().means
+
+    metric, expected = Doubled(4), ClassStatistics(4)
+    metric.update(X, Y)
+    expected.update(X, Y)
+    assert metric.update_count == 1
+    torch.testing.assert_close(metric.compute(), 2 * expected.compute().means)
+    gone = weakref.ref(metric)
+    del metric
+    assert gone() is None
