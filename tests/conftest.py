@@ -10,8 +10,11 @@ settings.register_profile("quick", max_examples=20, derandomize=True, deadline=N
 settings.register_profile("thorough", max_examples=100, deadline=None, database=None, print_blob=True)
 settings.load_profile("quick")
 
-LONG = ["test_sweep_command.py", "test_start.py", "test_launchers.py", "test_code_blocks.py", "test_zoo.py"]
-"""Files with slow tests of a minute and more, the longest first."""
+LONG = [
+    *("test_train.py", "test_sweep_command.py", "test_start.py", "test_launchers.py", "test_code_blocks.py"),
+    *("test_loggers.py", "test_zoo.py", "test_transfer.py", "test_heads.py", "test_early_stop.py"),
+]
+"""Files with slow tests of half a minute and more, the longest first."""
 
 
 @pytest.hookimpl(trylast=True)
