@@ -3,6 +3,7 @@
 import functools
 import gc
 import importlib.metadata
+import logging
 import os
 import shlex
 import sys
@@ -40,6 +41,9 @@ def pytest_configure_node(node: Any) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput"):
         sys.executable = config.workerinput["python"]
+        # As where they are imported when pytest already listens: some versions keep to themselves what nobody hears.
+        for name in ("lightning.fabric", "lightning.pytorch", "lightning_fabric", "pytorch_lightning"):
+            logging.getLogger(name).propagate = True
 
 
 @pytest.hookimpl(trylast=True)

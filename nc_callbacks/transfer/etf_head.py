@@ -37,7 +37,7 @@ def rows_apart(num_classes: int, num_features: int, seed: int = 0) -> Float[Tens
     # Where the generator is, whatever the default device.
     with torch.device("cpu"):
         rows = _rows_apart(k, p, torch.Generator().manual_seed(seed))
-    return rows.to(torch.get_default_device())
+    return rows.to(torch.empty(0).device)
 
 
 def _rows_apart(k: int, p: int, generator: torch.Generator) -> Float[Tensor, "k p"]:
